@@ -1,0 +1,178 @@
+//! Sends a browser to the provider and takes it back in. Knows no HTTP server.
+
+use std::sync::Arc;
+
+use crate::clock::SharedClock;
+use crate::config::model;
+use crate::metrics::Metrics;
+use crate::oidc::Provider;
+use crate::session::{SessionId, Sessions};
+
+/// What logging in needs. Made per configuration; what must outlive a reload (consumed states, rate limits) is in [`Memory`].
+#[derive(Debug)]
+pub struct Login {
+    _config: Arc<model::Config>,
+}
+
+/// What outlives a reload: states already consumed, and log-ins per client address. Bounded.
+#[derive(Debug)]
+pub struct Memory {}
+
+impl Memory {
+    /// Empty.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {})
+    }
+}
+
+/// A wish to log in.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The public origin the request came to.
+    pub origin: &'a model::Origin,
+    /// Path and query to return to, already known to be ours (see `web::redirect`); an absolute URL when it is another of our origins.
+    pub return_to: String,
+    /// Named provider; `None` with several providers asks for the chooser.
+    pub provider: Option<&'a str>,
+    /// Raw value of the login cookie, if any.
+    pub login_cookie: Option<&'a str>,
+    /// Pass-through parameters by name and value, already limited to the allowed names.
+    pub extra: Vec<(String, String)>,
+    /// Client address, for the rate limit.
+    pub client: std::net::IpAddr,
+    /// Whether this start is automatic (redirected from a page) rather than asked for (`login`): only automatic ones can loop.
+    pub automatic: bool,
+}
+
+/// Where the browser goes, with which login cookie.
+#[derive(Debug)]
+pub struct Started {
+    /// `Location`.
+    pub location: String,
+    /// Value for the login cookie; `Max-Age` 15 min.
+    pub login_cookie: String,
+}
+
+/// Why no login was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Several providers and none named.
+    #[error("a provider must be chosen")]
+    Choose,
+    /// Named provider does not exist.
+    #[error("unknown provider")]
+    UnknownProvider,
+    /// Too many from this address.
+    #[error("too many logins from this address")]
+    RateLimited {
+        /// Wait this long.
+        retry_after: std::time::Duration,
+    },
+    /// It would go round in circles.
+    #[error("login loop")]
+    Loop,
+    /// The provider cannot be asked.
+    #[error("the provider is unavailable")]
+    ProviderUnavailable,
+}
+
+/// What came to the callback.
+#[derive(Debug)]
+pub struct Callback<'a> {
+    /// The public origin the request came to.
+    pub origin: &'a model::Origin,
+    /// Provider named by the callback's path (`callback/<provider>`); `None` for `callback`.
+    pub path_provider: Option<&'a str>,
+    /// Raw query (or form body).
+    pub query: &'a str,
+    /// Raw value of the login cookie.
+    pub login_cookie: Option<&'a str>,
+    /// The session the browser still has: it dies when the new one is made; a replayed callback returns to it.
+    pub old_session: Option<&'a SessionId>,
+}
+
+/// A finished login.
+#[derive(Debug)]
+pub enum Finished {
+    /// Signed in.
+    SignedIn {
+        /// The new session, for the cookie.
+        id: SessionId,
+        /// `Location`.
+        location: String,
+        /// New value of the login cookie.
+        login_cookie: String,
+        /// Who, for the audit log (hashed there).
+        subject: Arc<str>,
+    },
+    /// The callback was replayed by a browser that is signed in already: just go on.
+    Already {
+        /// `Location`.
+        location: String,
+    },
+}
+
+/// Why a callback made no session.
+#[derive(Debug, thiserror::Error)]
+pub enum CallbackError {
+    /// `state` absent, unknown, expired, consumed, of another browser or another provider; parameters repeated.
+    #[error("the login cannot be completed: {0}")]
+    BadState(&'static str),
+    /// The login cookie is missing altogether: cookies are blocked, or another browser.
+    #[error("the browser sent no login cookie")]
+    NoCookie,
+    /// The user or provider said no (`access_denied` and its like).
+    #[error("the provider refused: {code}")]
+    Refused {
+        /// Cut to its allowed characters and 64 of them.
+        code: String,
+    },
+    /// The answer did not stand up to validation; the text names the rule.
+    #[error("the provider's answer is not valid: {0}")]
+    Invalid(String),
+    /// The provider cannot be asked.
+    #[error("the provider is unavailable")]
+    ProviderUnavailable,
+    /// The session could not be stored.
+    #[error("the session store is unavailable")]
+    StoreUnavailable,
+}
+
+impl Login {
+    /// Puts the parts together.
+    pub fn new(
+        config: Arc<model::Config>,
+        providers: Vec<Arc<Provider>>,
+        sessions: Sessions,
+        memory: Arc<Memory>,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let _ = (providers, sessions, memory, clock, metrics);
+        Self { _config: config }
+    }
+
+    /// Starts a login.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(&self, start: Start<'_>) -> Result<Started, StartError> {
+        let _ = start;
+        todo!()
+    }
+
+    /// Finishes a login.
+    ///
+    /// # Errors
+    /// See [`CallbackError`]. With each comes, where `state` could be opened, the place to go back to: ask [`Login::retry_target`].
+    pub async fn finish(&self, callback: Callback<'_>) -> Result<Finished, CallbackError> {
+        let _ = callback;
+        todo!()
+    }
+
+    /// Where "Try again" should lead: the return target sealed in `state` if it opens for this browser, else `None`.
+    pub fn retry_target(&self, query: &str, login_cookie: Option<&str>) -> Option<String> {
+        let _ = (query, login_cookie);
+        todo!()
+    }
+}

@@ -1,0 +1,708 @@
+//! Holds every metric daypass exposes, with closed sets of labels.
+//!
+//! Labels are enums or names from the configuration, never a path, host, user or error text. The doc comments of the
+//! fields are the HELP texts' long form; `docs/metrics.md` lists them and a golden test pins the list.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Makes a closed label: an enum whose variants have fixed texts.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+        impl $name {
+            /// Every value, for initialising series at zero.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// The label's text.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+label! {
+    /// Why a request had no usable session; also the `reason` of the 401 (PRODUCT contract §3).
+    Unauthenticated {
+        /// No cookie, or one that opens nothing.
+        NoSession = "no_session",
+        /// The session's lifetime is over.
+        Expired = "expired",
+        /// Unused for too long.
+        Idle = "idle",
+        /// Logged out, here or elsewhere.
+        Revoked = "revoked",
+        /// The provider cannot be asked for a token now (503).
+        ProviderUnavailable = "provider_unavailable",
+        /// The store cannot be asked for the session now (503).
+        StoreUnavailable = "store_unavailable",
+    }
+}
+
+label! {
+    /// Why a request was refused.
+    Denied {
+        /// `access: deny`.
+        Route = "route",
+        /// A required claim is missing.
+        Claims = "claims",
+        /// A required scope was not granted.
+        Scopes = "scopes",
+        /// A cross-site request riding on the cookie.
+        CrossSite = "cross_site",
+        /// No route matches.
+        NoRoute = "no_route",
+        /// A `Host` that is not ours.
+        Misdirected = "misdirected",
+        /// A path or message that cannot be made unambiguous.
+        Malformed = "malformed",
+        /// A header block or body beyond its limit.
+        TooLarge = "too_large",
+        /// Too many logins or refreshes.
+        RateLimited = "rate_limited",
+    }
+}
+
+label! {
+    /// How a login ended.
+    LoginResult {
+        /// A session was made.
+        Success = "success",
+        /// The provider or the user said no.
+        Refused = "refused",
+        /// `state` or its cookie did not fit.
+        BadState = "bad_state",
+        /// The answer did not stand up to validation.
+        Invalid = "invalid",
+        /// The provider could not be asked.
+        ProviderUnavailable = "provider_unavailable",
+        /// The session could not be stored.
+        StoreUnavailable = "store_unavailable",
+        /// A loop was broken.
+        Loop = "loop",
+    }
+}
+
+label! {
+    /// How a session was logged out.
+    LogoutKind {
+        /// `logout`, which goes on to the provider.
+        RpInitiated = "rp_initiated",
+        /// `logout/local`.
+        Local = "local",
+    }
+}
+
+label! {
+    /// Why a session ended.
+    SessionEnd {
+        /// Logged out.
+        Logout = "logout",
+        /// The provider rejected the refresh token.
+        RefreshRejected = "refresh_rejected",
+        /// Its lifetime is over.
+        Expired = "expired",
+        /// Unused for too long.
+        Idle = "idle",
+        /// Replaced by a new login.
+        Replaced = "replaced",
+        /// A refreshed ID token named someone else.
+        IdentityChanged = "identity_changed",
+    }
+}
+
+label! {
+    /// How a token refresh ended.
+    RefreshResult {
+        /// A new token was stored.
+        Success = "success",
+        /// `invalid_grant`, confirmed.
+        Rejected = "rejected",
+        /// A sibling had rotated the token meanwhile.
+        Superseded = "superseded",
+        /// The session was logged out meanwhile.
+        LoggedOut = "logged_out",
+        /// Time-out, connection failure, 5xx.
+        Unavailable = "unavailable",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// `invalid_client` and its like: our configuration is wrong.
+        Misconfigured = "misconfigured",
+        /// An answer that cannot be used.
+        Invalid = "invalid",
+    }
+}
+
+label! {
+    /// Which endpoint of a provider was called.
+    Endpoint {
+        /// Metadata.
+        Discovery = "discovery",
+        /// Keys.
+        Jwks = "jwks",
+        /// Code exchange and refresh.
+        Token = "token",
+        /// Pushed authorization request.
+        Par = "par",
+        /// UserInfo.
+        UserInfo = "userinfo",
+        /// Revocation.
+        Revocation = "revocation",
+    }
+}
+
+label! {
+    /// How a call to a provider ended.
+    CallResult {
+        /// An answer of the expected form.
+        Ok = "ok",
+        /// 4xx other than 429.
+        ClientError = "client_error",
+        /// 5xx.
+        ServerError = "server_error",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// No connection, or it broke.
+        Connection = "connection",
+        /// An answer that cannot be read.
+        Invalid = "invalid",
+    }
+}
+
+label! {
+    /// An operation of the session store.
+    StoreOp {
+        /// Read a session.
+        Load = "load",
+        /// Write a new session.
+        Create = "create",
+        /// Extend the idle time.
+        Touch = "touch",
+        /// Replace the tokens.
+        Commit = "commit",
+        /// Delete a session.
+        Delete = "delete",
+        /// Take or renew a lease.
+        Lease = "lease",
+        /// Is it there?
+        Ping = "ping",
+    }
+}
+
+label! {
+    /// How a store operation ended.
+    StoreResult {
+        /// Done.
+        Ok = "ok",
+        /// Nothing there.
+        Miss = "miss",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The store said no, or the connection broke.
+        Error = "error",
+        /// A record that cannot be opened.
+        Corrupt = "corrupt",
+    }
+}
+
+label! {
+    /// Why an upstream gave no answer.
+    UpstreamError {
+        /// Name resolution failed.
+        Resolve = "resolve",
+        /// No connection.
+        Connect = "connect",
+        /// TLS failed.
+        Tls = "tls",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// It broke off, or spoke no HTTP.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// How a reload ended.
+    ReloadResult {
+        /// The new configuration serves.
+        Success = "success",
+        /// The old one serves on.
+        Rejected = "rejected",
+    }
+}
+
+/// Every metric, registered in one registry.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered.
+    pub http_requests_total: IntCounterVec,
+    /// Time from the request header to the end of the answer.
+    pub http_request_duration_seconds: HistogramVec,
+    /// Time spent in daypass before the request went upstream.
+    pub overhead_seconds: HistogramVec,
+    /// Time from the request going upstream to the upstream's response header.
+    pub upstream_request_duration_seconds: HistogramVec,
+    upstream_errors_total: IntCounterVec,
+    unauthenticated_total: IntCounterVec,
+    denied_total: IntCounterVec,
+    logins_total: IntCounterVec,
+    logouts_total: IntCounterVec,
+    session_ends_total: IntCounterVec,
+    token_refreshes_total: IntCounterVec,
+    token_refresh_duration_seconds: HistogramVec,
+    token_refresh_waits_seconds: Histogram,
+    token_refresh_shared_total: IntCounter,
+    token_remaining_seconds: Histogram,
+    provider_requests_total: IntCounterVec,
+    provider_request_duration_seconds: HistogramVec,
+    store_operations_total: IntCounterVec,
+    store_operation_duration_seconds: HistogramVec,
+    /// 1 while the session store answers.
+    pub store_connected: IntGauge,
+    /// Upgraded connections and other open streams.
+    pub streams_active: IntGaugeVec,
+    config_reloads_total: IntCounterVec,
+    config_loaded_timestamp_seconds: Gauge,
+}
+
+/// From 100 µs to 60 s: a proxied request on loopback up to the longest stalled one.
+const LATENCY: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
+/// Own time is microseconds unless something is wrong.
+const OVERHEAD: &[f64] = &[
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01,
+    0.05, 0.25, 1.0, 5.0,
+];
+/// What an access token has left: seconds to a day.
+const REMAINING: &[f64] = &[
+    1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0,
+];
+
+impl Metrics {
+    /// Registers everything in a registry of its own.
+    ///
+    /// # Errors
+    /// When the process collector or a name clashes, which is a bug.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("daypass".into()), None)?;
+        // `process_*` carries no prefix of ours: dashboards know it by its plain name.
+        let r = &registry;
+        let metrics = Self {
+            http_requests_total: counters(
+                r,
+                "http_requests_total",
+                "Requests answered.",
+                &["route", "access", "method", "code"],
+            )?,
+            http_request_duration_seconds: histograms(
+                r,
+                "http_request_duration_seconds",
+                "Time from request header to end of answer.",
+                &["route"],
+                LATENCY,
+            )?,
+            overhead_seconds: histograms(
+                r,
+                "overhead_seconds",
+                "Time spent in daypass, upstream excluded.",
+                &["route"],
+                OVERHEAD,
+            )?,
+            upstream_request_duration_seconds: histograms(
+                r,
+                "upstream_request_duration_seconds",
+                "Time until the upstream's response header.",
+                &["upstream"],
+                LATENCY,
+            )?,
+            upstream_errors_total: counters(
+                r,
+                "upstream_errors_total",
+                "Requests an upstream gave no answer to.",
+                &["upstream", "reason"],
+            )?,
+            unauthenticated_total: counters(
+                r,
+                "unauthenticated_total",
+                "Requests without usable session.",
+                &["route", "reason"],
+            )?,
+            denied_total: counters(r, "denied_total", "Requests refused.", &["route", "reason"])?,
+            logins_total: counters(
+                r,
+                "logins_total",
+                "Logins finished, by result.",
+                &["provider", "result"],
+            )?,
+            logouts_total: counters(r, "logouts_total", "Logouts, by kind.", &["kind"])?,
+            session_ends_total: counters(
+                r,
+                "session_ends_total",
+                "Sessions ended, by reason.",
+                &["reason"],
+            )?,
+            token_refreshes_total: counters(
+                r,
+                "token_refreshes_total",
+                "Token refreshes, by result.",
+                &["provider", "result"],
+            )?,
+            token_refresh_duration_seconds: histograms(
+                r,
+                "token_refresh_duration_seconds",
+                "Time of a refresh from lease to stored answer.",
+                &["provider"],
+                LATENCY,
+            )?,
+            token_refresh_waits_seconds: histogram(
+                r,
+                "token_refresh_waits_seconds",
+                "Time a request waited for a refresh.",
+                LATENCY,
+            )?,
+            token_refresh_shared_total: counter(
+                r,
+                "token_refresh_shared_total",
+                "Requests that joined a refresh under way.",
+            )?,
+            token_remaining_seconds: histogram(
+                r,
+                "token_remaining_seconds",
+                "Life left in the access token when it was forwarded.",
+                REMAINING,
+            )?,
+            provider_requests_total: counters(
+                r,
+                "provider_requests_total",
+                "Calls to providers.",
+                &["provider", "endpoint", "result"],
+            )?,
+            provider_request_duration_seconds: histograms(
+                r,
+                "provider_request_duration_seconds",
+                "Time of a call to a provider.",
+                &["provider", "endpoint"],
+                LATENCY,
+            )?,
+            store_operations_total: counters(
+                r,
+                "store_operations_total",
+                "Operations of the session store.",
+                &["op", "result"],
+            )?,
+            store_operation_duration_seconds: histograms(
+                r,
+                "store_operation_duration_seconds",
+                "Time of a store operation.",
+                &["op"],
+                LATENCY,
+            )?,
+            store_connected: gauge(r, "store_connected", "1 while the session store answers.")?,
+            streams_active: gauges(
+                r,
+                "streams_active",
+                "Upgraded connections open now.",
+                &["route"],
+            )?,
+            config_reloads_total: counters(
+                r,
+                "config_reloads_total",
+                "Configuration reloads.",
+                &["result"],
+            )?,
+            config_loaded_timestamp_seconds: float_gauge(
+                r,
+                "config_loaded_timestamp_seconds",
+                "When the serving configuration was loaded.",
+            )?,
+            registry: registry.clone(),
+        };
+        let build = gauges(
+            r,
+            "build_info",
+            "Always 1; labels tell the build.",
+            &["version", "revision"],
+        )?;
+        build
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                option_env!("DAYPASS_REVISION").unwrap_or("unknown"),
+            ])
+            .set(1);
+        metrics.start_at_zero();
+        Ok(metrics)
+    }
+
+    fn start_at_zero(&self) {
+        for kind in LogoutKind::ALL {
+            self.logouts_total.with_label_values(&[kind.label()]);
+        }
+        for reason in SessionEnd::ALL {
+            self.session_ends_total.with_label_values(&[reason.label()]);
+        }
+        for op in StoreOp::ALL {
+            self.store_operation_duration_seconds
+                .with_label_values(&[op.label()]);
+            for result in StoreResult::ALL {
+                self.store_operations_total
+                    .with_label_values(&[op.label(), result.label()]);
+            }
+        }
+        for result in ReloadResult::ALL {
+            self.config_reloads_total
+                .with_label_values(&[result.label()]);
+        }
+    }
+
+    /// Makes a provider's series start at zero.
+    pub fn know_provider(&self, provider: &str) {
+        for result in LoginResult::ALL {
+            self.logins_total
+                .with_label_values(&[provider, result.label()]);
+        }
+        for result in RefreshResult::ALL {
+            self.token_refreshes_total
+                .with_label_values(&[provider, result.label()]);
+        }
+        self.token_refresh_duration_seconds
+            .with_label_values(&[provider]);
+        for endpoint in Endpoint::ALL {
+            self.provider_request_duration_seconds
+                .with_label_values(&[provider, endpoint.label()]);
+            for result in CallResult::ALL {
+                self.provider_requests_total.with_label_values(&[
+                    provider,
+                    endpoint.label(),
+                    result.label(),
+                ]);
+            }
+        }
+    }
+
+    /// Makes a route's series start at zero.
+    pub fn know_route(&self, route: &str) {
+        self.http_request_duration_seconds
+            .with_label_values(&[route]);
+        self.overhead_seconds.with_label_values(&[route]);
+        self.streams_active.with_label_values(&[route]);
+        for reason in Unauthenticated::ALL {
+            self.unauthenticated_total
+                .with_label_values(&[route, reason.label()]);
+        }
+        for reason in Denied::ALL {
+            self.denied_total
+                .with_label_values(&[route, reason.label()]);
+        }
+    }
+
+    /// Makes an upstream's series start at zero.
+    pub fn know_upstream(&self, upstream: &str) {
+        self.upstream_request_duration_seconds
+            .with_label_values(&[upstream]);
+        for reason in UpstreamError::ALL {
+            self.upstream_errors_total
+                .with_label_values(&[upstream, reason.label()]);
+        }
+    }
+
+    /// A request had no usable session.
+    pub fn unauthenticated(&self, route: &str, reason: Unauthenticated) {
+        self.unauthenticated_total
+            .with_label_values(&[route, reason.label()])
+            .inc();
+    }
+
+    /// A request was refused.
+    pub fn denied(&self, route: &str, reason: Denied) {
+        self.denied_total
+            .with_label_values(&[route, reason.label()])
+            .inc();
+    }
+
+    /// An upstream gave no answer.
+    pub fn upstream_error(&self, upstream: &str, reason: UpstreamError) {
+        self.upstream_errors_total
+            .with_label_values(&[upstream, reason.label()])
+            .inc();
+    }
+
+    /// A login ended.
+    pub fn login(&self, provider: &str, result: LoginResult) {
+        self.logins_total
+            .with_label_values(&[provider, result.label()])
+            .inc();
+    }
+
+    /// A session was logged out.
+    pub fn logout(&self, kind: LogoutKind) {
+        self.logouts_total.with_label_values(&[kind.label()]).inc();
+    }
+
+    /// A session ended.
+    pub fn session_ended(&self, reason: SessionEnd) {
+        self.session_ends_total
+            .with_label_values(&[reason.label()])
+            .inc();
+    }
+
+    /// A refresh ended after `took`.
+    pub fn refreshed(&self, provider: &str, result: RefreshResult, took: Duration) {
+        self.token_refreshes_total
+            .with_label_values(&[provider, result.label()])
+            .inc();
+        self.token_refresh_duration_seconds
+            .with_label_values(&[provider])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A request waited for a refresh; `shared` when another request had started it.
+    pub fn waited_for_refresh(&self, waited: Duration, shared: bool) {
+        self.token_refresh_waits_seconds
+            .observe(waited.as_secs_f64());
+        if shared {
+            self.token_refresh_shared_total.inc();
+        }
+    }
+
+    /// A token with `left` to live was forwarded.
+    pub fn token_forwarded(&self, left: Duration) {
+        self.token_remaining_seconds.observe(left.as_secs_f64());
+    }
+
+    /// A call to a provider ended after `took`.
+    pub fn provider_called(
+        &self,
+        provider: &str,
+        endpoint: Endpoint,
+        result: CallResult,
+        took: Duration,
+    ) {
+        self.provider_requests_total
+            .with_label_values(&[provider, endpoint.label(), result.label()])
+            .inc();
+        self.provider_request_duration_seconds
+            .with_label_values(&[provider, endpoint.label()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A store operation ended after `took`.
+    pub fn store_operated(&self, op: StoreOp, result: StoreResult, took: Duration) {
+        self.store_operations_total
+            .with_label_values(&[op.label(), result.label()])
+            .inc();
+        self.store_operation_duration_seconds
+            .with_label_values(&[op.label()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A reload ended.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.config_reloads_total
+            .with_label_values(&[result.label()])
+            .inc();
+    }
+
+    /// A configuration began to serve.
+    pub fn config_loaded(&self, at: crate::clock::Timestamp) {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "seconds since the epoch fit 52 bits"
+        )]
+        self.config_loaded_timestamp_seconds
+            .set(at.as_secs() as f64);
+    }
+
+    /// All metrics in Prometheus text format 0.0.4.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded, which is a bug.
+    pub fn encode(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::with_capacity(32 * 1024);
+        let encoder = TextEncoder::new();
+        encoder.encode(&self.registry.gather(), &mut out)?;
+        // The process collector reads /proc at each scrape and keeps its well-known names.
+        let process = Registry::new();
+        process.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        encoder.encode(&process.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(r, IntCounter::new(name, help)?)
+}
+
+fn histograms(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
+    register(
+        r,
+        HistogramVec::new(
+            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+            labels,
+        )?,
+    )
+}
+
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
+    register(
+        r,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?,
+    )
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(r, IntGauge::new(name, help)?)
+}
+
+fn gauges(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    register(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn float_gauge(r: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    register(r, Gauge::new(name, help)?)
+}

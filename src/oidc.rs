@@ -1,0 +1,241 @@
+//! Speaks OpenID Connect with one provider. Knows no HTTP server and no session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::clock::{SharedClock, Timestamp};
+use crate::config::model;
+use crate::metrics::Metrics;
+use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken, Nonce, RefreshToken};
+
+/// One provider: its metadata, its keys and the calls to it. Cheap to share, made once per configuration of a provider.
+#[derive(Debug)]
+pub struct Provider {
+    config: Arc<model::Provider>,
+}
+
+/// Verified claims of an ID token.
+pub type Claims = Map<String, Value>;
+
+/// What the authorization request carries (OIDC Core §3.1.2.1).
+#[derive(Debug)]
+pub struct AuthorizationRequest<'a> {
+    /// Where the answer goes.
+    pub redirect_uri: &'a str,
+    /// Sealed transaction.
+    pub state: &'a str,
+    /// Fresh nonce.
+    pub nonce: &'a Nonce,
+    /// PKCE verifier; S256 of it is sent.
+    pub verifier: &'a CodeVerifier,
+    /// Parameters passed on from the login request, already limited to the allowed names
+    /// (`prompt`, `login_hint`, `acr_values`, `ui_locales`, `max_age`).
+    pub extra: &'a [(String, String)],
+}
+
+/// A usable answer of the token endpoint (RFC 6749 §5.1).
+#[derive(Debug)]
+pub struct TokenResponse {
+    /// The access token; never empty.
+    pub access_token: AccessToken,
+    /// When it expires: time the request was sent + `expires_in`, else `exp` of the JWT, else the configured default.
+    pub expires_at: Timestamp,
+    /// A new refresh token, when there is one.
+    pub refresh_token: Option<RefreshToken>,
+    /// An ID token, not yet verified.
+    pub id_token: Option<IdToken>,
+    /// Granted scopes, when the answer names them.
+    pub scope: Option<Vec<String>>,
+    /// How long the refresh token lives, where the provider says (`refresh_expires_in`, `refresh_token_expires_in`); 0 and absent are `None`.
+    pub refresh_expires_in: Option<Duration>,
+}
+
+/// A call to the provider that brought no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Not reachable, too slow, 5xx, 408, not the expected form: worth another try later.
+    #[error("the provider cannot be asked now: {reason}")]
+    Unavailable {
+        /// Short text for the log; never holds anything the provider or a user sent.
+        reason: &'static str,
+        /// No answer was read although the request was (or may have been) sent: the provider may have acted on it.
+        ambiguous: bool,
+    },
+    /// 429, or a local pause that an earlier 429 asked for.
+    #[error("the provider asks to slow down")]
+    RateLimited {
+        /// Its `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// An OAuth error answer (RFC 6749 §5.2).
+    #[error("the provider answered with error {code}")]
+    OAuth {
+        /// The `error` code, cut to its allowed characters and 64 of them.
+        code: String,
+    },
+    /// The provider lacks what is asked for (endpoint, metadata that fit), or its metadata are wrong.
+    #[error("provider metadata: {0}")]
+    Metadata(String),
+}
+
+/// What an ID token must say (OIDC Core §3.1.3.7).
+#[derive(Debug, Default)]
+pub struct Expectations<'a> {
+    /// The nonce that was sent; at login always there.
+    pub nonce: Option<&'a str>,
+    /// `auth_time` must be there and no older than this (plus skew).
+    pub max_age: Option<Duration>,
+    /// The access token that came with it, for `at_hash`.
+    pub access_token: Option<&'a AccessToken>,
+    /// At refresh: claims of the first ID token; `iss`, `sub`, `aud`, `auth_time` must not have changed (OIDC Core §12.2).
+    pub original: Option<&'a Claims>,
+}
+
+/// Why an ID token was refused, or could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum IdTokenError {
+    /// It does not stand up to a rule; the text names the rule, never a value.
+    #[error("ID token refused: {0}")]
+    Refused(&'static str),
+    /// It names someone else than the first one did (refresh only).
+    #[error("refreshed ID token names another subject")]
+    IdentityChanged,
+    /// Keys could not be fetched.
+    #[error(transparent)]
+    Keys(#[from] CallError),
+}
+
+/// What identifies a provider on its way back: RFC 9207 `iss` handling needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IssParameter {
+    /// Metadata say that every answer carries `iss`.
+    pub required: bool,
+}
+
+/// A token to revoke (RFC 7009).
+#[derive(Debug)]
+pub enum Revocable<'a> {
+    /// Ends the grant.
+    Refresh(&'a RefreshToken),
+    /// Where there is no refresh token.
+    Access(&'a AccessToken),
+}
+
+impl Provider {
+    /// Makes the client; reaches out to nobody.
+    ///
+    /// # Errors
+    /// A text for the configuration's problem list: key or CA that cannot be used.
+    pub fn new(
+        config: Arc<model::Provider>,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let _ = (clock, metrics);
+        Ok(Self { config })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Arc<model::Provider> {
+        &self.config
+    }
+
+    /// Fetches metadata and keys when they are not at hand; for `check --online` and warm-up.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn warm_up(&self) -> Result<(), CallError> {
+        todo!()
+    }
+
+    /// What to expect of `iss` in the authorization response (RFC 9207 §2.4).
+    ///
+    /// # Errors
+    /// When the metadata cannot be had.
+    pub async fn iss_parameter(&self) -> Result<IssParameter, CallError> {
+        todo!()
+    }
+
+    /// URL to send the browser to; pushes the request first where PAR is used (RFC 9126).
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn authorization_url(
+        &self,
+        request: &AuthorizationRequest<'_>,
+    ) -> Result<Url, CallError> {
+        let _ = request;
+        todo!()
+    }
+
+    /// Exchanges a code (RFC 6749 §4.1.3). Waits `timeout`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn exchange_code(
+        &self,
+        code: &AuthorizationCode,
+        verifier: &CodeVerifier,
+        redirect_uri: &str,
+    ) -> Result<TokenResponse, CallError> {
+        let _ = (code, verifier, redirect_uri);
+        todo!()
+    }
+
+    /// Presents a refresh token once (RFC 6749 §6). Waits `refresh_patience`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; `OAuth { code: "invalid_grant" }` is the only one that may end a session.
+    pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
+        let _ = token;
+        todo!()
+    }
+
+    /// Checks an ID token (OIDC Core §3.1.3.7, §12.2).
+    ///
+    /// # Errors
+    /// See [`IdTokenError`].
+    pub async fn verify_id_token(
+        &self,
+        token: &IdToken,
+        expect: &Expectations<'_>,
+    ) -> Result<Claims, IdTokenError> {
+        let _ = (token, expect);
+        todo!()
+    }
+
+    /// Claims of the UserInfo endpoint, whose `sub` must be `subject` (OIDC Core §5.3.2).
+    ///
+    /// # Errors
+    /// See [`CallError`]; a foreign `sub` is `Metadata`.
+    pub async fn userinfo(&self, token: &AccessToken, subject: &str) -> Result<Claims, CallError> {
+        let _ = (token, subject);
+        todo!()
+    }
+
+    /// Revokes a token; a provider without revocation endpoint is no error.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+        let _ = token;
+        todo!()
+    }
+
+    /// Where to send the browser to end the provider's session (RP-Initiated Logout §2); `None` when the provider has no such endpoint.
+    ///
+    /// # Errors
+    /// When the metadata cannot be had.
+    pub async fn end_session_url(
+        &self,
+        id_token_hint: Option<&IdToken>,
+        post_logout_redirect_uri: &str,
+        state: &str,
+    ) -> Result<Option<Url>, CallError> {
+        let _ = (id_token_hint, post_logout_redirect_uri, state);
+        todo!()
+    }
+}

@@ -1,0 +1,1 @@
+//! Test machinery (to be written).

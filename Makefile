@@ -1,0 +1,55 @@
+# Every command a person or a CI job needs. `make` alone lists them.
+#
+# Each target installs what it needs first (scripts/install-deps) and says plainly what is missing where it may not.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# CI sets it to `ci`: see .config/nextest.toml.
+NEXTEST_PROFILE ?= default
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Try it: a provider, an application and daypass on this machine; prints a URL to open
+	@scripts/install-deps --for demo
+	@$(CARGO) build
+	@DAYPASS_BIN="$(abspath $(TARGET)/debug/daypass)" $(CARGO) run --quiet --example demo
+
+.PHONY: test
+test: ## Run every test and check the deployment files
+	@scripts/install-deps --for test
+	@scripts/check-deploy
+	@$(CARGO) test --quiet --doc --workspace
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --profile $(NEXTEST_PROFILE); \
+	else \
+	    echo "cargo-nextest is not installed: using cargo test"; \
+	    $(CARGO) test --workspace --no-fail-fast --lib --bins --tests; \
+	fi
+
+.PHONY: lint
+lint: ## Check format, lints and documentation
+	@scripts/install-deps --for demo
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
+	else echo "cargo-deny is not installed: licences, bans and sources are not checked (see make deny)"; fi
+
+.PHONY: deny
+deny: ## Check licences, banned crates and sources (needs cargo-deny)
+	$(CARGO) deny --workspace check licenses bans sources
+
+.PHONY: audit
+audit: ## Check dependencies for known vulnerabilities (needs cargo-deny and GitHub)
+	$(CARGO) deny --workspace check advisories
+
+.PHONY: bench
+bench: ## Compare daypass with a bare pingora proxy and nginx (release build, about 10 minutes the first time)
+	@scripts/install-deps --for bench
+	$(CARGO) build --release --bin daypass --examples
+	@scripts/bench

@@ -51,5 +51,6 @@ audit: ## Check dependencies for known vulnerabilities (needs cargo-deny and Git
 .PHONY: bench
 bench: ## Compare daypass with a bare pingora proxy and nginx (release build, about 10 minutes the first time)
 	@scripts/install-deps --for bench
-	$(CARGO) build --release --bin daypass --examples
+	$(CARGO) build --release --bin daypass --example bare_proxy
+	$(CARGO) build --example bench_fixture
 	@scripts/bench

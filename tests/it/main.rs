@@ -1,0 +1,3 @@
+//! Shows that the parts work together, from the outside: one binary, because linking pingora takes its time.
+
+mod layering;

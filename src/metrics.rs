@@ -706,3 +706,6 @@ fn gauges(
 fn float_gauge(r: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
     register(r, Gauge::new(name, help)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! Sends a browser to the provider and takes it back in. Knows no HTTP server.
 
+use std::fmt;
 use std::sync::Arc;
+
+use ring::rand::SecureRandom as _;
 
 use crate::clock::SharedClock;
 use crate::config::model;
@@ -8,25 +11,26 @@ use crate::metrics::Metrics;
 use crate::oidc::Provider;
 use crate::session::{SessionId, Sessions};
 
+mod answer;
+pub mod audit;
+mod cookie;
+#[cfg(test)]
+pub(crate) mod fakes;
+mod flow;
+mod memory;
+pub(crate) mod port;
+mod redeem;
+mod state;
+
+pub use memory::Memory;
+
 /// What logging in needs. Made per configuration; what must outlive a reload (consumed states, rate limits) is in [`Memory`].
 #[derive(Debug)]
 pub struct Login {
-    _config: Arc<model::Config>,
-}
-
-/// What outlives a reload: states already consumed, and log-ins per client address. Bounded.
-#[derive(Debug)]
-pub struct Memory {}
-
-impl Memory {
-    /// Empty.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {})
-    }
+    flow: flow::Flow<Provider, Sessions>,
 }
 
 /// A wish to log in.
-#[derive(Debug)]
 pub struct Start<'a> {
     /// The public origin the request came to.
     pub origin: &'a model::Origin,
@@ -45,7 +49,6 @@ pub struct Start<'a> {
 }
 
 /// Where the browser goes, with which login cookie.
-#[derive(Debug)]
 pub struct Started {
     /// `Location`.
     pub location: String,
@@ -77,7 +80,6 @@ pub enum StartError {
 }
 
 /// What came to the callback.
-#[derive(Debug)]
 pub struct Callback<'a> {
     /// The public origin the request came to.
     pub origin: &'a model::Origin,
@@ -92,7 +94,6 @@ pub struct Callback<'a> {
 }
 
 /// A finished login.
-#[derive(Debug)]
 pub enum Finished {
     /// Signed in.
     SignedIn {
@@ -138,6 +139,42 @@ pub enum CallbackError {
     StoreUnavailable,
 }
 
+// What travels through the browser (codes, states, cookies, log-in hints) is kept out of `Debug`.
+
+impl fmt::Debug for Start<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("origin", &self.origin.text)
+            .field("provider", &self.provider)
+            .field("automatic", &self.automatic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Started").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Callback<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callback")
+            .field("origin", &self.origin.text)
+            .field("path_provider", &self.path_provider)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SignedIn { .. } => "SignedIn(..)",
+            Self::Already { .. } => "Already(..)",
+        })
+    }
+}
+
 impl Login {
     /// Puts the parts together.
     pub fn new(
@@ -148,8 +185,17 @@ impl Login {
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let _ = (providers, sessions, memory, clock, metrics);
-        Self { _config: config }
+        Self {
+            flow: flow::Flow {
+                config,
+                providers,
+                sessions,
+                memory,
+                clock,
+                metrics,
+                revoker: crate::logout::Revoker::new(),
+            },
+        }
     }
 
     /// Starts a login.
@@ -157,22 +203,32 @@ impl Login {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(&self, start: Start<'_>) -> Result<Started, StartError> {
-        let _ = start;
-        todo!()
+        self.flow.start(start).await
     }
 
     /// Finishes a login.
     ///
     /// # Errors
-    /// See [`CallbackError`]. With each comes, where `state` could be opened, the place to go back to: ask [`Login::retry_target`].
+    /// See [`CallbackError`]. With each comes, where `state` is ours, the place to go back to: ask [`Login::retry_target`].
+    ///
+    /// # Cancel safety
+    /// Dropped after the code went out, the login is lost: no session remains of it and the old one still lives.
     pub async fn finish(&self, callback: Callback<'_>) -> Result<Finished, CallbackError> {
-        let _ = callback;
-        todo!()
+        self.flow.finish(callback).await
     }
 
-    /// Where "Try again" should lead: the return target sealed in `state` if it opens for this browser, else `None`.
-    pub fn retry_target(&self, query: &str, login_cookie: Option<&str>) -> Option<String> {
-        let _ = (query, login_cookie);
-        todo!()
+    /// Where "Try again" should lead: the return target sealed in `state`, if it is one of ours. It opens for any browser
+    /// and at any age, because it is only a link, and one that was checked to be ours when the login started.
+    pub fn retry_target(&self, query: &str) -> Option<String> {
+        self.flow.retry_target(query)
     }
+}
+
+/// Bytes from the system's random source (FLOW-07).
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system's random source answers; without it nothing safe can be done");
+    bytes
 }

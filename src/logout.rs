@@ -1,5 +1,6 @@
 //! Ends a session here and at the provider. Knows no HTTP server.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::SharedClock;
@@ -8,19 +9,34 @@ use crate::metrics::{LogoutKind, Metrics};
 use crate::oidc::Provider;
 use crate::session::{SessionId, Sessions, StoreError};
 
+mod flow;
+mod revoke;
+
+pub(crate) use revoke::Revoker;
+
 /// What logging out needs. Made per configuration.
 #[derive(Debug)]
 pub struct Logout {
-    _config: Arc<model::Config>,
+    flow: flow::Flow<Provider, Sessions>,
 }
 
 /// Where the browser goes after a logout.
-#[derive(Debug)]
+#[derive(PartialEq, Eq)]
 pub enum Next {
     /// To the provider's `end_session_endpoint`, or straight to the wanted target.
     Location(String),
     /// Show the signed-out page.
     SignedOut,
+}
+
+// A location may carry an ID token as a hint.
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Location(_) => "Location(..)",
+            Self::SignedOut => "SignedOut",
+        })
+    }
 }
 
 impl Logout {
@@ -32,12 +48,23 @@ impl Logout {
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let _ = (providers, sessions, clock, metrics);
-        Self { _config: config }
+        Self {
+            flow: flow::Flow {
+                config,
+                providers,
+                sessions,
+                clock,
+                metrics,
+                revoker: Revoker::new(),
+            },
+        }
     }
 
     /// Ends the session: deletes the record, revokes the refresh token in a task of its own, and for
     /// [`LogoutKind::RpInitiated`] says where the provider wants the browser. `redirect` is already known to be ours.
+    ///
+    /// Without a session a single provider is still visited: who asks to log out after the session here ran out wants
+    /// the provider's to end, too.
     ///
     /// # Errors
     /// [`StoreError`]: the session may still be there; the user must be told.
@@ -48,13 +75,22 @@ impl Logout {
         id: Option<&SessionId>,
         redirect: Option<String>,
     ) -> Result<Next, StoreError> {
-        let _ = (kind, origin, id, redirect);
-        todo!()
+        self.flow.end(kind, origin, id, redirect).await
     }
 
     /// The browser is back from the provider with `state`: the target sealed in it, if it opens.
     pub fn returned(&self, state: Option<&str>) -> Option<String> {
-        let _ = state;
-        todo!()
+        self.flow.returned(state)
+    }
+
+    /// Origins of the providers' `end_session_endpoint`s, for the `form-action` of the confirmation page: Chromium holds
+    /// the redirects after a form to it. Providers that cannot be asked now are left out, as logging out leaves them out.
+    pub async fn end_session_origins(&self, origin: &model::Origin) -> Vec<String> {
+        self.flow.end_session_origins(origin).await
+    }
+
+    /// Waits until no revocation started here is under way (at most about 20 s); for shutdown.
+    pub async fn drained(&self) {
+        self.flow.revoker.drained().await;
     }
 }

@@ -1,0 +1,130 @@
+//! Names what login and logout need of providers and sessions, so that their rules can be tested without either.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::config::model;
+use crate::oidc::{
+    AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter, Provider,
+    Revocable, TokenResponse,
+};
+use crate::seal::KeyRing;
+use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken};
+use crate::session::{Lookup, Session, SessionId, Sessions, StoreError};
+
+/// A provider, as login and logout see it. Meaning and errors: [`Provider`].
+pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
+    fn config(&self) -> &model::Provider;
+    fn iss_parameter(&self) -> impl Future<Output = Result<IssParameter, CallError>> + Send;
+    fn authorization_url(
+        &self,
+        request: &AuthorizationRequest<'_>,
+    ) -> impl Future<Output = Result<Url, CallError>> + Send;
+    fn exchange_code(
+        &self,
+        code: &AuthorizationCode,
+        verifier: &CodeVerifier,
+        redirect_uri: &str,
+    ) -> impl Future<Output = Result<TokenResponse, CallError>> + Send;
+    fn verify_id_token(
+        &self,
+        token: &IdToken,
+        expect: &Expectations<'_>,
+    ) -> impl Future<Output = Result<Claims, IdTokenError>> + Send;
+    fn userinfo(
+        &self,
+        token: &AccessToken,
+        subject: &str,
+    ) -> impl Future<Output = Result<Claims, CallError>> + Send;
+    fn revoke(&self, token: Revocable<'_>) -> impl Future<Output = Result<(), CallError>> + Send;
+    fn end_session_url(
+        &self,
+        id_token_hint: Option<&IdToken>,
+        post_logout_redirect_uri: &str,
+        state: &str,
+    ) -> impl Future<Output = Result<Option<Url>, CallError>> + Send;
+}
+
+/// The sessions, as login and logout see them. Meaning and errors: [`Sessions`].
+pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
+    fn keys(&self) -> KeyRing;
+    fn peek(&self, id: &SessionId) -> impl Future<Output = Result<Lookup, StoreError>> + Send;
+    fn create(
+        &self,
+        session: Session,
+    ) -> impl Future<Output = Result<SessionId, StoreError>> + Send;
+    fn delete(
+        &self,
+        id: &SessionId,
+    ) -> impl Future<Output = Result<Option<Arc<Session>>, StoreError>> + Send;
+}
+
+impl Idp for Provider {
+    fn config(&self) -> &model::Provider {
+        Self::config(self)
+    }
+
+    async fn iss_parameter(&self) -> Result<IssParameter, CallError> {
+        Self::iss_parameter(self).await
+    }
+
+    async fn authorization_url(
+        &self,
+        request: &AuthorizationRequest<'_>,
+    ) -> Result<Url, CallError> {
+        Self::authorization_url(self, request).await
+    }
+
+    async fn exchange_code(
+        &self,
+        code: &AuthorizationCode,
+        verifier: &CodeVerifier,
+        redirect_uri: &str,
+    ) -> Result<TokenResponse, CallError> {
+        Self::exchange_code(self, code, verifier, redirect_uri).await
+    }
+
+    async fn verify_id_token(
+        &self,
+        token: &IdToken,
+        expect: &Expectations<'_>,
+    ) -> Result<Claims, IdTokenError> {
+        Self::verify_id_token(self, token, expect).await
+    }
+
+    async fn userinfo(&self, token: &AccessToken, subject: &str) -> Result<Claims, CallError> {
+        Self::userinfo(self, token, subject).await
+    }
+
+    async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+        Self::revoke(self, token).await
+    }
+
+    async fn end_session_url(
+        &self,
+        id_token_hint: Option<&IdToken>,
+        post_logout_redirect_uri: &str,
+        state: &str,
+    ) -> Result<Option<Url>, CallError> {
+        Self::end_session_url(self, id_token_hint, post_logout_redirect_uri, state).await
+    }
+}
+
+impl Store for Sessions {
+    fn keys(&self) -> KeyRing {
+        Self::keys(self)
+    }
+
+    async fn peek(&self, id: &SessionId) -> Result<Lookup, StoreError> {
+        Self::peek(self, id).await
+    }
+
+    async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
+        Self::create(self, session).await
+    }
+
+    async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
+        Self::delete(self, id).await
+    }
+}

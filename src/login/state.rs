@@ -1,0 +1,283 @@
+//! Carries a login transaction to the provider and back, sealed into `state`, so that no store needs to hold it.
+//!
+//! Two sealed parts: where the user was going, which our keys alone open, and the transaction, which takes the browser's
+//! binding too. So a callback that cannot be finished (other tab, cookie gone, too late) still knows the way forward.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::random;
+use crate::clock::Timestamp;
+use crate::seal::{KeyRing, Purpose};
+use crate::secret::{CodeVerifier, Nonce};
+
+/// One login under way (FLOW-05).
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// Names it among the consumed ones.
+    pub(super) id: [u8; 16],
+    /// PKCE verifier: 43 characters, 32 random bytes (FLOW-02).
+    pub(super) verifier: CodeVerifier,
+    /// Comes back in the ID token.
+    pub(super) nonce: Nonce,
+    /// Name of the provider.
+    pub(super) provider: String,
+    /// Its issuer: the only one the answer may come from (FLOW-11).
+    pub(super) issuer: String,
+    /// As sent, and to be repeated at the token endpoint.
+    pub(super) redirect_uri: String,
+    /// Sent `max_age`, to be checked against `auth_time`.
+    pub(super) max_age: Option<Duration>,
+    /// When it was started.
+    pub(super) created_at: Timestamp,
+}
+
+/// Why a transaction's time is not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Untimely(pub(super) &'static str);
+
+/// How long a transaction may take (FLOW-06).
+pub(super) const LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Clocks of replicas may differ by this much.
+const SKEW: Duration = Duration::from_secs(60);
+/// Longer texts are not ours: see [`MAX_RETURN_TO`].
+const MAX_TEXT: usize = 16 * 1024;
+/// Longer return targets make way for `/` (FLOW-16): `state` has to fit the provider's URL limits.
+const MAX_RETURN_TO: usize = 2048;
+const VERSION: u8 = 1;
+
+impl Transaction {
+    /// A new one with fresh secrets from the system's random source (FLOW-07).
+    pub(super) fn new(
+        provider: &str,
+        issuer: &str,
+        redirect_uri: String,
+        max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id: random(),
+            verifier: CodeVerifier::new(BASE64_URL_SAFE_NO_PAD.encode(random::<32>())),
+            nonce: Nonce::new(BASE64_URL_SAFE_NO_PAD.encode(random::<16>())),
+            provider: provider.to_owned(),
+            issuer: issuer.to_owned(),
+            redirect_uri,
+            max_age,
+            created_at: now,
+        }
+    }
+
+    /// Seals it together with where the user is going.
+    pub(super) fn seal(&self, keys: &KeyRing, binding: &[u8], return_to: &str) -> String {
+        let return_to = if return_to.len() > MAX_RETURN_TO {
+            "/"
+        } else {
+            return_to
+        };
+        let target = keys.seal(Purpose::LoginState, &[], TARGET, return_to.as_bytes());
+        let plain = self.encode();
+        // The target is associated data: nobody can pair this transaction with another one.
+        let transaction = keys.seal(Purpose::LoginState, binding, &target, &plain);
+        let length = u16::try_from(target.len())
+            .expect("a target of at most 2 KiB seals to far below 64 KiB");
+        BASE64_URL_SAFE_NO_PAD.encode([&length.to_be_bytes()[..], &target, &transaction].concat())
+    }
+
+    /// Opens what this browser's binding sealed.
+    pub(super) fn open(keys: &KeyRing, binding: &[u8], state: &str) -> Option<Self> {
+        let (target, transaction) = split(state)?;
+        let plain = keys
+            .open(Purpose::LoginState, binding, &target, &transaction)
+            .ok()?;
+        Self::decode(&Zeroizing::new(plain))
+    }
+
+    /// Whether it may be finished at `now` (FLOW-06).
+    pub(super) fn timely(&self, now: Timestamp) -> Result<(), Untimely> {
+        if self.created_at > now.plus(SKEW) {
+            return Err(Untimely("the login started in the future"));
+        }
+        if now > self.created_at.plus(LIFETIME) {
+            return Err(Untimely("the login took too long"));
+        }
+        Ok(())
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let wire = Wire {
+            v: VERSION,
+            id: u128::from_be_bytes(self.id),
+            cv: self.verifier.expose().into(),
+            n: self.nonce.expose().into(),
+            p: (&self.provider).into(),
+            i: (&self.issuer).into(),
+            r: (&self.redirect_uri).into(),
+            m: self.max_age.map(|age| age.as_secs()),
+            t: self.created_at,
+        };
+        Zeroizing::new(serde_json::to_vec(&wire).expect("texts and numbers always serialise"))
+    }
+
+    fn decode(plain: &[u8]) -> Option<Self> {
+        let wire: Wire<'_> = serde_json::from_slice(plain).ok()?;
+        (wire.v == VERSION).then(|| Self {
+            id: wire.id.to_be_bytes(),
+            verifier: CodeVerifier::new(wire.cv),
+            nonce: Nonce::new(wire.n),
+            provider: wire.p.into_owned(),
+            issuer: wire.i.into_owned(),
+            redirect_uri: wire.r.into_owned(),
+            max_age: wire.m.map(Duration::from_secs),
+            created_at: wire.t,
+        })
+    }
+}
+
+/// Where the user was going, when `state` is ours; of whatever browser and age.
+pub(super) fn return_target(keys: &KeyRing, state: &str) -> Option<String> {
+    let (target, _) = split(state)?;
+    let plain = keys.open(Purpose::LoginState, &[], TARGET, &target).ok()?;
+    String::from_utf8(plain).ok()
+}
+
+/// Associated data of the first part, so that it is no transaction.
+const TARGET: &[u8] = b"return_to";
+
+/// The two sealed parts.
+fn split(state: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    if state.len() > MAX_TEXT {
+        return None;
+    }
+    let mut bytes = BASE64_URL_SAFE_NO_PAD.decode(state).ok()?;
+    let length = usize::from(u16::from_be_bytes(*bytes.first_chunk()?));
+    let end = 2 + length;
+    if bytes.len() < end {
+        return None;
+    }
+    let transaction = bytes.split_off(end);
+    bytes.drain(..2);
+    Some((bytes, transaction))
+}
+
+/// What is sealed; names are short because `state` travels in a URL.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire<'a> {
+    v: u8,
+    id: u128,
+    cv: std::borrow::Cow<'a, str>,
+    n: std::borrow::Cow<'a, str>,
+    p: std::borrow::Cow<'a, str>,
+    i: std::borrow::Cow<'a, str>,
+    r: std::borrow::Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    m: Option<u64>,
+    t: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fakes::keys;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn transaction() -> Transaction {
+        Transaction::new(
+            "provider",
+            "https://idp.example",
+            "https://shop.example.com/oauth2/callback".into(),
+            Some(Duration::from_secs(300)),
+            NOW,
+        )
+    }
+
+    /// FLOW-05
+    #[test]
+    fn a_transaction_comes_back_whole_to_the_browser_that_started_it() {
+        let sent = transaction();
+        let state = sent.seal(&keys(), b"browser", "/orders?id=7");
+        let back = Transaction::open(&keys(), b"browser", &state).unwrap();
+        assert_eq!(back.id, sent.id);
+        assert!(back.verifier.matches(sent.verifier.expose()));
+        assert!(back.nonce.matches(sent.nonce.expose()));
+        assert_eq!(back.provider, sent.provider);
+        assert_eq!(back.issuer, sent.issuer);
+        assert_eq!(back.redirect_uri, sent.redirect_uri);
+        assert_eq!(back.max_age, sent.max_age);
+        assert_eq!(back.created_at, sent.created_at);
+        assert_eq!(return_target(&keys(), &state).unwrap(), "/orders?id=7");
+        assert!(state.len() < 700, "a URL must carry it: {}", state.len());
+    }
+
+    /// FLOW-02, FLOW-07
+    #[test]
+    fn secrets_are_fresh_and_long_enough() {
+        let (one, two) = (transaction(), transaction());
+        assert_eq!(one.verifier.len(), 43);
+        assert_eq!(one.nonce.len(), 22);
+        assert!(!one.verifier.matches(two.verifier.expose()));
+        assert!(!one.nonce.matches(two.nonce.expose()));
+        assert_ne!(one.id, two.id);
+    }
+
+    /// FLOW-04, FLOW-08
+    #[test]
+    fn a_foreign_or_broken_state_does_not_open() {
+        let state = transaction().seal(&keys(), b"browser", "/a");
+        let other = transaction().seal(&keys(), b"browser", "/b");
+        assert!(Transaction::open(&keys(), b"another browser", &state).is_none());
+        assert!(Transaction::open(&keys(), b"", &state).is_none());
+        let (target, _) = split(&other).unwrap();
+        let (_, inner) = split(&state).unwrap();
+        let length = u16::try_from(target.len()).unwrap().to_be_bytes();
+        let swapped = BASE64_URL_SAFE_NO_PAD.encode([&length[..], &target, &inner].concat());
+        for (name, text) in [
+            ("empty", String::new()),
+            ("short", "AA".into()),
+            ("not base64", "a b".into()),
+            (
+                "length beyond the end",
+                BASE64_URL_SAFE_NO_PAD.encode([0xff, 0xff, 1]),
+            ),
+            ("truncated", state[..state.len() - 4].into()),
+            ("target of another login", swapped),
+            ("oversized", "A".repeat(MAX_TEXT + 1)),
+        ] {
+            assert!(
+                Transaction::open(&keys(), b"browser", &text).is_none(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_two_parts_are_not_interchangeable() {
+        // With an empty binding both are sealed under the same key: the associated data keep them apart.
+        let state = transaction().seal(&keys(), b"", "/a");
+        let (target, inner) = split(&state).unwrap();
+        let length = u16::try_from(inner.len()).unwrap().to_be_bytes();
+        let turned = BASE64_URL_SAFE_NO_PAD.encode([&length[..], &inner, &target].concat());
+        assert_eq!(return_target(&keys(), &turned), None);
+    }
+
+    /// FLOW-06
+    #[test]
+    fn a_transaction_lasts_fifteen_minutes() {
+        let sent = transaction();
+        let second = Duration::from_secs(1);
+        for (name, now, want) in [
+            ("at once", NOW, true),
+            ("at the end", NOW.plus(LIFETIME), true),
+            ("after it", NOW.plus(LIFETIME + second), false),
+            ("clock of a replica behind", NOW.minus(SKEW), true),
+            ("clock far behind", NOW.minus(SKEW + second), false),
+        ] {
+            assert_eq!(sent.timely(now).is_ok(), want, "{name}");
+        }
+    }
+}

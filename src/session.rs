@@ -203,4 +203,3 @@ impl std::fmt::Debug for Owner {
         write!(f, "Owner({:02x}{:02x}..)", self.0[0], self.0[1])
     }
 }
-

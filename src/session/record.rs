@@ -157,7 +157,10 @@ mod tests {
         assert!(read.tokens.refresh.is_none());
 
         let newer = golden.replacen('{', r#"{"acr":"gold","nested":{"a":[1]},"#, 1);
-        assert!(decode(newer.as_bytes()).is_ok(), "unknown fields are passed over");
+        assert!(
+            decode(newer.as_bytes()).is_ok(),
+            "unknown fields are passed over"
+        );
         let other = golden.replacen(r#""v":1"#, r#""v":2"#, 1);
         assert_eq!(decode(other.as_bytes()).err(), Some(Unreadable));
     }

@@ -63,7 +63,9 @@ impl Redis {
     pub(super) fn reconfigure(&self, config: &model::RedisStore) -> Result<(), String> {
         let (client, address) = client(config)?;
         if address != self.address {
-            return Err("session.store: another address, database or key prefix takes a restart".into());
+            return Err(
+                "session.store: another address, database or key prefix takes a restart".into(),
+            );
         }
         self.link.replace_client(client);
         Ok(())
@@ -227,9 +229,7 @@ impl Redis {
         lease: &Lease,
     ) -> Result<EndAnswer, StoreError> {
         let mut script = self.keys(&self.scripts.end, id);
-        script
-            .arg(lease.session.generation)
-            .arg(&lease.owner.0[..]);
+        script.arg(lease.session.generation).arg(&lease.owner.0[..]);
         let (tag, payload) = self.run(StoreOp::Delete, &script).await?;
         Ok(match &*tag {
             "held" => EndAnswer::Held {
@@ -370,10 +370,13 @@ fn client(config: &model::RedisStore) -> Result<(Client, Address), String> {
         ConnectionAddr::TcpTls { .. } => Client::build_with_tls(
             info,
             TlsCertificates {
-                client_tls: config.client_cert.as_ref().map(|(chain, key)| ClientTlsConfig {
-                    client_cert: chain.clone(),
-                    client_key: key.expose().as_bytes().to_vec(),
-                }),
+                client_tls: config
+                    .client_cert
+                    .as_ref()
+                    .map(|(chain, key)| ClientTlsConfig {
+                        client_cert: chain.clone(),
+                        client_key: key.expose().as_bytes().to_vec(),
+                    }),
                 root_cert: config.ca_pem.clone(),
             },
         ),

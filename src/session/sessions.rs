@@ -240,9 +240,7 @@ impl Sessions {
     /// [`StoreError`].
     pub async fn end(&self, id: &SessionId, lease: &Lease) -> Result<EndAnswer, StoreError> {
         let answer = match &self.0.store {
-            Store::Memory(memory) => {
-                memory.end(id.record_key(), lease, self.now(), &self.0.seen)
-            }
+            Store::Memory(memory) => memory.end(id.record_key(), lease, self.now(), &self.0.seen),
             Store::Redis(redis) => redis.end(id, &self.keys(), lease).await?,
         };
         if matches!(answer, EndAnswer::Ended) {

@@ -86,13 +86,18 @@ impl RedisServer {
 
     /// With further arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .unwrap()
-            .port();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let child = spawn(port, &args);
-        Self { child, port, args }
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|l| l.local_addr())
+                .unwrap()
+                .port();
+            let mut child = spawn(port, &args);
+            // Another test may have been given the same port; then ours could not bind and is gone.
+            if child.try_wait().unwrap().is_none() {
+                return Self { child, port, args };
+            }
+        }
     }
 
     pub(crate) fn store(&self) -> model::RedisStore {
@@ -158,8 +163,12 @@ fn spawn(port: u16, args: &[String]) -> Child {
         .spawn()
         .expect("tests need redis-server");
     let start = std::time::Instant::now();
+    // Also waits out a server of ours that cannot bind: the one that answers then is another's.
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(10), "redis-server did not come up");
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "redis-server did not come up"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     child

@@ -202,7 +202,7 @@ impl Shared {
                         // Kind and code only: texts may quote what was sent.
                         warn!(
                             store.error = ?error.kind(),
-                            store.code = error.code(),
+                            store.code = code(&error),
                             "session store cannot be reached; trying on"
                         );
                     }
@@ -309,7 +309,8 @@ enum Class {
     Answer,
     /// The connection is gone; another may do.
     Lost,
-    /// Redis answered, but this node will not do: a demoted master, or data still loading. Dialling resolves the name again.
+    /// Redis answered, but this connection will not do: a demoted master, data still loading, rights withdrawn. Dialling
+    /// resolves the name and authenticates again.
     Elsewhere,
 }
 
@@ -321,26 +322,40 @@ impl Class {
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::BusyLoading,
             ) => Self::Elsewhere,
-            redis::ErrorKind::Server(_) | redis::ErrorKind::UnexpectedReturnType => Self::Answer,
-            _ if error.code().is_some() => Self::Answer,
+            redis::ErrorKind::Extension if code(error).as_deref() == Some("NOAUTH") => {
+                Self::Elsewhere
+            }
+            redis::ErrorKind::Server(_)
+            | redis::ErrorKind::Extension
+            | redis::ErrorKind::UnexpectedReturnType => Self::Answer,
             _ => Self::Lost,
         }
     }
 }
 
 fn link_error(error: &RedisError, class: Class) -> LinkError {
+    let code = code(error);
     match class {
         Class::Lost => LinkError::Unreachable,
-        _ if error.code() == Some("WRONGTYPE") => LinkError::WrongType,
+        _ if code.as_deref() == Some("WRONGTYPE") => LinkError::WrongType,
         _ => {
             warn!(
                 store.error = ?error.kind(),
-                store.code = error.code(),
+                store.code = code,
                 "session store refused a command"
             );
             LinkError::Refused
         }
     }
+}
+
+/// The first word of Redis' error, also of the first error in a pipeline.
+fn code(error: &RedisError) -> Option<String> {
+    if let Some(code) = error.code() {
+        return Some(code.to_owned());
+    }
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
 }
 
 /// Evenly spread over 0..=1.

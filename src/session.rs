@@ -1,65 +1,30 @@
 //! Says what a session is and keeps it, in memory or in Redis. Knows no proxy.
+//!
+//! `Sessions` is the one way in. Both stores keep the same promises: a record is only ever replaced over the generation
+//! that was read, by the holder of the lease, and never comes back once it is deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use serde_json::{Map, Value};
 
-use crate::clock::{SharedClock, Timestamp};
-use crate::config::model;
-use crate::metrics::Metrics;
-use crate::seal::KeyRing;
+use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
-/// The cookie's value: 32 random bytes. A secret; only its hash ever leaves the process.
-#[derive(Clone)]
-pub struct SessionId(Arc<()>);
+mod id;
+mod memory;
+mod record;
+mod redis;
+mod seen;
+mod sessions;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-impl std::fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SessionId(..)")
-    }
-}
-
-impl SessionId {
-    /// A fresh one from the system's random source.
-    pub fn generate() -> Self {
-        todo!()
-    }
-
-    /// From a cookie's value; `None` unless it is exactly 43 characters of unpadded base64url that decode canonically.
-    pub fn parse(cookie: &str) -> Option<Self> {
-        let _ = cookie;
-        todo!()
-    }
-
-    /// The cookie's value.
-    pub fn expose(&self) -> &str {
-        todo!()
-    }
-
-    /// What the store knows it by.
-    pub fn record_key(&self) -> RecordKey {
-        todo!()
-    }
-}
-
-/// Hash of a [`SessionId`] (SHA-256 with a domain separator). Not secret by itself, but kept out of logs in full.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RecordKey([u8; 32]);
-
-impl RecordKey {
-    /// First 12 hex digits, to correlate log lines.
-    pub fn short(&self) -> String {
-        self.0[..6].iter().map(|b| format!("{b:02x}")).collect()
-    }
-}
-
-impl std::fmt::Debug for RecordKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RecordKey({})", self.short())
-    }
-}
+pub use self::id::{RecordKey, SessionId};
+pub use self::sessions::Sessions;
 
 /// A signed-in user at one browser. Immutable: a refresh makes a new one with the next generation.
 #[derive(Debug, Clone)]
@@ -90,7 +55,7 @@ pub struct Tokens {
     /// Shown to upstreams.
     pub access: AccessToken,
     /// `Bearer <access token>`, made once, marked sensitive; `None` when the token is no header value (then it is not forwarded: 502).
-    pub bearer: Option<http::HeaderValue>,
+    pub bearer: Option<HeaderValue>,
     /// Shown to the token endpoint.
     pub refresh: Option<RefreshToken>,
     /// The latest ID token, for `id_token_hint`.
@@ -139,16 +104,17 @@ pub enum Gone {
 #[error("session store unavailable: {0}")]
 pub struct StoreError(pub &'static str);
 
-/// Sessions of this deployment. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Sessions(Arc<()>);
-
 /// A lease on a session's refresh token; renewed by its keeper, released by commit, give-up or expiry.
 #[derive(Debug)]
 pub struct Lease {
     /// The session as read when the lease was taken.
     pub session: Arc<Session>,
+    owner: Owner,
 }
+
+/// Tells one lease from every other. Random, so that no two processes ever hold the same one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owner([u8; 16]);
 
 /// Answer to the wish to refresh.
 #[derive(Debug)]
@@ -180,141 +146,60 @@ pub enum CommitAnswer {
     Gone,
     /// Another holder has written; here is the session as it is now.
     Superseded(Arc<Session>),
+    /// Our lease ran out and another has one now, over the same generation: ask again, the tokens must not be lost.
+    Held {
+        /// What is left of the other's lease.
+        retry_in: Duration,
+    },
 }
 
-impl Sessions {
-    /// Opens the configured store. Reaches out to nobody: the first use connects.
-    ///
-    /// # Errors
-    /// A text for the configuration's problem list.
-    pub fn open(
-        config: &model::Session,
-        clock: SharedClock,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, String> {
-        let _ = (config, clock, metrics);
-        todo!()
-    }
+/// Answer to the wish to end a session whose refresh token was rejected.
+#[derive(Debug)]
+pub enum EndAnswer {
+    /// It is over: deleted now, or gone before.
+    Ended,
+    /// A sibling has rotated the token meanwhile: here is the newer session.
+    Newer(Arc<Session>),
+    /// Our lease ran out and another holder has presented the same token: theirs is the answer that counts.
+    Held {
+        /// What is left of the other's lease.
+        retry_in: Duration,
+    },
+}
 
-    /// Takes over a reloaded configuration (keys, lifetimes, idle time-out). The store itself stays.
-    ///
-    /// # Errors
-    /// When the store's address changed, which takes a restart.
-    pub fn reconfigure(&self, config: &model::Session) -> Result<(), String> {
-        let _ = config;
-        todo!()
+/// `Bearer <token>` for the `Authorization` header, marked sensitive. `None` when the token has characters no token may
+/// have (RFC 6749 §A.12): nothing else could be smuggled into the header with it, but nothing good either.
+pub fn bearer(token: &AccessToken) -> Option<HeaderValue> {
+    let text = token.expose();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
     }
+    let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
 
-    /// The key ring in force.
-    pub fn keys(&self) -> KeyRing {
-        todo!()
+impl Session {
+    /// The next generation, with other tokens.
+    fn with_tokens(&self, tokens: Tokens) -> Self {
+        Self {
+            tokens: Arc::new(tokens),
+            generation: self.generation.saturating_add(1),
+            ..self.clone()
+        }
     }
+}
 
-    /// Looks a session up and counts it as used (idle time; written at most once per tenth of the time-out).
-    /// Waits at most 500 ms.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the store cannot be asked.
-    pub async fn load(&self, id: &SessionId) -> Result<Lookup, StoreError> {
-        let _ = id;
-        todo!()
+impl Owner {
+    fn random() -> Self {
+        let mut bytes = [0; 16];
+        crate::seal::random(&mut bytes);
+        Self(bytes)
     }
+}
 
-    /// As [`load`](Self::load), but does not count as use.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn peek(&self, id: &SessionId) -> Result<Lookup, StoreError> {
-        let _ = id;
-        todo!()
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Owner({:02x}{:02x}..)", self.0[0], self.0[1])
     }
-
-    /// Stores a new session under a fresh id.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then there is no session.
-    pub async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
-        let _ = session;
-        todo!()
-    }
-
-    /// Deletes a session and returns what it was (for revocation and `id_token_hint`).
-    ///
-    /// # Errors
-    /// [`StoreError`]; then the session may still be there and the user must be told.
-    pub async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Asks for the lease to refresh the session, of which `generation` is known.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then the token must not be presented.
-    pub async fn lease(&self, id: &SessionId, generation: u64) -> Result<LeaseAnswer, StoreError> {
-        let _ = (id, generation);
-        todo!()
-    }
-
-    /// Keeps the lease alive; call every third of [`Sessions::LEASE`].
-    ///
-    /// # Errors
-    /// [`StoreError`]; keep trying.
-    pub async fn renew(&self, id: &SessionId, lease: &Lease) -> Result<(), StoreError> {
-        let _ = (id, lease);
-        todo!()
-    }
-
-    /// Stores new tokens over the generation the lease read, and releases the lease.
-    ///
-    /// # Errors
-    /// [`StoreError`]: nothing is known; try again, the tokens must not be lost.
-    pub async fn commit(
-        &self,
-        id: &SessionId,
-        lease: &Lease,
-        tokens: &Tokens,
-    ) -> Result<CommitAnswer, StoreError> {
-        let _ = (id, lease, tokens);
-        todo!()
-    }
-
-    /// Gives the lease up without new tokens; siblings pause for `cool_down`.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the lease then runs out by itself.
-    pub async fn give_up(
-        &self,
-        id: &SessionId,
-        lease: Lease,
-        cool_down: Duration,
-    ) -> Result<(), StoreError> {
-        let _ = (id, lease, cool_down);
-        todo!()
-    }
-
-    /// Ends the session because its refresh token is dead: deletes it if it is still at the lease's generation.
-    /// Returns the newer session if a sibling rotated the token meanwhile.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn end(
-        &self,
-        id: &SessionId,
-        lease: Lease,
-    ) -> Result<Option<Arc<Session>>, StoreError> {
-        let _ = (id, lease);
-        todo!()
-    }
-
-    /// Is the store there? For readiness and `check --online`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// How long a lease lives without renewal.
-    pub const LEASE: Duration = Duration::from_secs(10);
 }

@@ -1,0 +1,347 @@
+//! Keeps sessions in this process: bounded, expiring, and as strict about generations and leases as Redis.
+//!
+//! Reading takes no lock beyond the map's own; whatever changes an entry does so under the entry's claim, so that a
+//! deletion and a commit that race have an order, and a deleted session stays deleted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+
+use super::seen::{Last, Seen};
+use super::{
+    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Owner, RecordKey, Session, Tokens,
+};
+use crate::clock::Timestamp;
+
+/// Sessions in this process.
+pub(super) struct Memory {
+    entries: Cache<RecordKey, Arc<Entry>>,
+    next_purge: AtomicI64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// `None` once deleted, for those who still hold the entry.
+    session: ArcSwapOption<Session>,
+    last_used: AtomicI64,
+    /// Held by whoever changes `session`.
+    claim: Mutex<Claim>,
+}
+
+/// Who refreshes. Times out by the clock.
+#[derive(Debug)]
+enum Claim {
+    Free,
+    Held { owner: Owner, until: Timestamp },
+    Cooling { until: Timestamp },
+}
+
+impl Memory {
+    pub(super) fn new(entries: usize) -> Self {
+        Self {
+            entries: Cache::new(entries.max(1)),
+            next_purge: AtomicI64::new(0),
+        }
+    }
+
+    pub(super) fn resize(&self, entries: usize) {
+        self.entries.set_capacity(entries.max(1) as u64);
+    }
+
+    /// No allocation, no lock but the map's shard: this is on the way of each request.
+    pub(super) fn load(
+        &self,
+        key: RecordKey,
+        now: Timestamp,
+        idle: Option<Duration>,
+        touch: bool,
+        seen: &Seen,
+    ) -> Result<Found, Gone> {
+        let entry = self.entries.get(&key);
+        let Some((entry, session)) = entry.and_then(|e| e.session.load_full().map(|s| (e, s)))
+        else {
+            return Err(seen.missed(key, now));
+        };
+        if let Err(gone) = entry.alive(&session, now, idle) {
+            self.remove_dead(key, &entry, gone, seen);
+            return Err(gone);
+        }
+        if touch {
+            entry.used(now);
+        }
+        Ok(Found {
+            idle_expires_at: idle.map(|idle| entry.idle_end(idle).min(session.expires_at)),
+            session,
+        })
+    }
+
+    pub(super) fn create(
+        &self,
+        key: RecordKey,
+        session: Session,
+        now: Timestamp,
+        idle: Option<Duration>,
+        seen: &Seen,
+    ) {
+        self.purge(now, idle, seen);
+        let entry = Entry {
+            session: ArcSwapOption::from_pointee(session),
+            last_used: AtomicI64::new(now.as_millis()),
+            claim: Mutex::new(Claim::Free),
+        };
+        self.entries.insert(key, Arc::new(entry));
+    }
+
+    pub(super) fn delete(&self, key: RecordKey, seen: &Seen) -> Option<Arc<Session>> {
+        let (_, entry) = self.entries.remove(&key)?;
+        let _claim = entry.claim.lock();
+        let session = entry.session.swap(None);
+        if session.is_some() {
+            seen.gone(key, Gone::Revoked);
+        }
+        session
+    }
+
+    pub(super) fn lease(
+        &self,
+        key: RecordKey,
+        generation: u64,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> LeaseAnswer {
+        self.change(key, |session, claim| {
+            if session.generation != generation {
+                return (LeaseAnswer::Newer(Arc::clone(session)), Change::Nothing);
+            }
+            match *claim {
+                Claim::Held { until, .. } if now < until => {
+                    let retry_in = until.left(now);
+                    return (LeaseAnswer::Held { retry_in }, Change::Nothing);
+                }
+                Claim::Cooling { until } if now < until => {
+                    let left = until.left(now);
+                    return (LeaseAnswer::CoolingDown { left }, Change::Nothing);
+                }
+                _ => {}
+            }
+            let owner = Owner::random();
+            *claim = Claim::Held {
+                owner,
+                until: now.plus(ttl),
+            };
+            let session = Arc::clone(session);
+            (
+                LeaseAnswer::Granted(Lease { session, owner }),
+                Change::Nothing,
+            )
+        })
+        .unwrap_or(LeaseAnswer::Gone)
+    }
+
+    pub(super) fn renew(
+        &self,
+        key: RecordKey,
+        lease: &Lease,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> bool {
+        self.change(key, |session, claim| {
+            let ours = session.generation == lease.session.generation
+                && !claim.is_of_another(lease.owner, now)
+                && !matches!(*claim, Claim::Cooling { until } if now < until);
+            if ours {
+                *claim = Claim::Held {
+                    owner: lease.owner,
+                    until: now.plus(ttl),
+                };
+            }
+            (ours, Change::Nothing)
+        })
+        .unwrap_or(false)
+    }
+
+    pub(super) fn commit(
+        &self,
+        key: RecordKey,
+        lease: &Lease,
+        tokens: &Tokens,
+        now: Timestamp,
+    ) -> CommitAnswer {
+        self.change(key, |session, claim| {
+            if session.generation != lease.session.generation {
+                return (
+                    CommitAnswer::Superseded(Arc::clone(session)),
+                    Change::Nothing,
+                );
+            }
+            if claim.is_of_another(lease.owner, now) {
+                let retry_in = claim.left(now);
+                return (CommitAnswer::Held { retry_in }, Change::Nothing);
+            }
+            *claim = Claim::Free;
+            let next = Arc::new(session.with_tokens(tokens.clone()));
+            (
+                CommitAnswer::Stored(Arc::clone(&next)),
+                Change::Replace(next),
+            )
+        })
+        .unwrap_or(CommitAnswer::Gone)
+    }
+
+    pub(super) fn give_up(
+        &self,
+        key: RecordKey,
+        lease: &Lease,
+        now: Timestamp,
+        cool_down: Duration,
+    ) {
+        self.change(key, |_, claim| {
+            if !claim.is_of_another(lease.owner, now) {
+                *claim = Claim::Cooling {
+                    until: now.plus(cool_down),
+                };
+            }
+            ((), Change::Nothing)
+        });
+    }
+
+    pub(super) fn end(
+        &self,
+        key: RecordKey,
+        lease: &Lease,
+        now: Timestamp,
+        seen: &Seen,
+    ) -> EndAnswer {
+        let answer = self.change(key, |session, claim| {
+            if session.generation != lease.session.generation {
+                return (EndAnswer::Newer(Arc::clone(session)), Change::Nothing);
+            }
+            if claim.is_of_another(lease.owner, now) {
+                let retry_in = claim.left(now);
+                return (EndAnswer::Held { retry_in }, Change::Nothing);
+            }
+            (EndAnswer::Ended, Change::Delete)
+        });
+        if matches!(answer, Some(EndAnswer::Ended)) {
+            seen.gone(key, Gone::Revoked);
+        }
+        answer.unwrap_or(EndAnswer::Ended)
+    }
+
+    /// Applies one step to a session that is there; `None` when it is not.
+    fn change<T>(
+        &self,
+        key: RecordKey,
+        step: impl FnOnce(&Arc<Session>, &mut Claim) -> (T, Change),
+    ) -> Option<T> {
+        let entry = self.entries.get(&key)?;
+        let mut claim = entry.claim.lock();
+        // Under the claim: what is here now is here until we are done.
+        let session = entry.session.load_full()?;
+        let (answer, change) = step(&session, &mut claim);
+        match change {
+            Change::Nothing => {}
+            Change::Replace(next) => entry.session.store(Some(next)),
+            Change::Delete => {
+                entry.session.store(None);
+                self.entries.remove_if(&key, |e| Arc::ptr_eq(e, &entry));
+            }
+        }
+        Some(answer)
+    }
+
+    fn remove_dead(&self, key: RecordKey, entry: &Arc<Entry>, why: Gone, seen: &Seen) {
+        let _claim = entry.claim.lock();
+        if entry.session.swap(None).is_some() {
+            self.entries.remove_if(&key, |e| Arc::ptr_eq(e, entry));
+            seen.ended(key, why);
+        }
+    }
+
+    /// Drops what nobody asked for before it expired; once a minute, by whoever logs in then.
+    fn purge(&self, now: Timestamp, idle: Option<Duration>, seen: &Seen) {
+        let due = self.next_purge.load(Ordering::Relaxed);
+        let next = now.plus(PURGE_EVERY).as_millis();
+        if now.as_millis() < due
+            || self
+                .next_purge
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let dead: Vec<_> = self
+            .entries
+            .iter()
+            .filter_map(|(key, entry)| {
+                let session = entry.session.load();
+                let why = match &*session {
+                    Some(session) => entry.alive(session, now, idle).err()?,
+                    None => Gone::Revoked,
+                };
+                Some((key, entry.clone(), why))
+            })
+            .collect();
+        for (key, entry, why) in dead {
+            self.remove_dead(key, &entry, why, seen);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({} sessions)", self.entries.len())
+    }
+}
+
+/// What a step does to the session.
+enum Change {
+    Nothing,
+    Replace(Arc<Session>),
+    Delete,
+}
+
+impl Entry {
+    fn alive(&self, session: &Session, now: Timestamp, idle: Option<Duration>) -> Result<(), Gone> {
+        let last = Last {
+            expires_at: session.expires_at,
+            idle_expires_at: idle.map(|idle| self.idle_end(idle)),
+        };
+        last.verdict(now).map_or(Ok(()), Err)
+    }
+
+    fn idle_end(&self, idle: Duration) -> Timestamp {
+        Timestamp::from_millis(self.last_used.load(Ordering::Relaxed)).plus(idle)
+    }
+
+    /// At most one store per millisecond, so that the requests of a page do not fight over the cache line.
+    fn used(&self, now: Timestamp) {
+        if now.as_millis() > self.last_used.load(Ordering::Relaxed) {
+            self.last_used.store(now.as_millis(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Claim {
+    fn is_of_another(&self, me: Owner, now: Timestamp) -> bool {
+        matches!(self, Self::Held { owner, until } if *owner != me && now < *until)
+    }
+
+    fn left(&self, now: Timestamp) -> Duration {
+        match self {
+            Self::Free => Duration::ZERO,
+            Self::Held { until, .. } | Self::Cooling { until } => until.left(now),
+        }
+    }
+}
+
+const PURGE_EVERY: Duration = Duration::from_secs(60);

@@ -1,0 +1,402 @@
+//! Keeps sessions in a single Redis node: sealed records, leases, and the scripts that make each step one step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ScriptInvocation, TlsCertificates,
+};
+use tokio::time::Instant;
+
+use self::link::{Command, Link, LinkError};
+use self::scripts::Scripts;
+use super::{
+    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Owner, RecordKey, Session, SessionId, StoreError,
+    Tokens, record,
+};
+use crate::clock::Timestamp;
+use crate::config::model;
+use crate::metrics::{Metrics, StoreOp, StoreResult};
+use crate::seal::{KeyRing, Purpose};
+
+mod link;
+mod scripts;
+
+/// Sessions in Redis.
+#[derive(Debug)]
+pub(super) struct Redis {
+    link: Link,
+    scripts: Scripts,
+    prefix: String,
+    address: Address,
+    metrics: Arc<Metrics>,
+}
+
+/// A record as read.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) session: Arc<Session>,
+    /// Life left in Redis; `None` when somebody has taken the TTL away.
+    pub(super) ttl: Option<Duration>,
+}
+
+/// Where the data are: what must not change in a running process.
+type Address = (ConnectionAddr, i64, String);
+
+impl Redis {
+    /// Reaches out to nobody.
+    pub(super) fn new(config: &model::RedisStore, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let (client, address) = client(config)?;
+        Ok(Self {
+            link: Link::new(client, Arc::clone(&metrics)),
+            scripts: Scripts::new(),
+            prefix: config.key_prefix.clone(),
+            address,
+            metrics,
+        })
+    }
+
+    /// Takes over rotated credentials and certificates.
+    pub(super) fn reconfigure(&self, config: &model::RedisStore) -> Result<(), String> {
+        let (client, address) = client(config)?;
+        if address != self.address {
+            return Err(
+                "session.store: another address, database or key prefix takes a restart".into(),
+            );
+        }
+        self.link.replace_client(client);
+        Ok(())
+    }
+
+    pub(super) async fn load(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+    ) -> Result<Option<Loaded>, StoreError> {
+        let record = self.record(id.record_key());
+        let mut pipe = redis::pipe();
+        pipe.hget(&record, "d").pttl(&record);
+        let started = Instant::now();
+        let answer: Result<(Option<Vec<u8>>, i64), _> = self.link.ask(Command::Pipe(&pipe)).await;
+        let (data, ttl) = match answer {
+            Ok((None, _)) => return self.done(StoreOp::Load, StoreResult::Miss, started, None),
+            Ok((Some(data), ttl)) => (data, ttl),
+            Err(LinkError::WrongType) => {
+                return self.done(StoreOp::Load, StoreResult::Corrupt, started, None);
+            }
+            Err(error) => return Err(self.failed(StoreOp::Load, error, started)),
+        };
+        let Some(session) = open(id, keys, &data) else {
+            return self.done(StoreOp::Load, StoreResult::Corrupt, started, None);
+        };
+        let ttl = match ttl {
+            -1 => None,
+            // It may have run out between the two commands.
+            ttl => Some(Duration::from_millis(u64::try_from(ttl).unwrap_or(0))),
+        };
+        let loaded = Loaded { session, ttl };
+        self.done(StoreOp::Load, StoreResult::Ok, started, Some(loaded))
+    }
+
+    pub(super) async fn create(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+        session: &Session,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let mut script = self.scripts.create.key(self.record(id.record_key()));
+        script
+            .arg(seal(id, keys, session))
+            .arg(session.generation)
+            .arg(millis(ttl));
+        self.run(StoreOp::Create, &script).await.map(drop)
+    }
+
+    /// Sets the record's TTL if it is there.
+    pub(super) async fn touch(&self, key: RecordKey, ttl: Duration) -> Result<bool, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("PEXPIRE").arg(self.record(key)).arg(millis(ttl));
+        let started = Instant::now();
+        match self.link.ask(Command::Pipe(&pipe)).await {
+            Ok((1i64,)) => self.done(StoreOp::Touch, StoreResult::Ok, started, true),
+            Ok(_) => self.done(StoreOp::Touch, StoreResult::Miss, started, false),
+            Err(error) => Err(self.failed(StoreOp::Touch, error, started)),
+        }
+    }
+
+    pub(super) async fn delete(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        let script = self.keys(&self.scripts.delete, id);
+        let (_, data) = self.run(StoreOp::Delete, &script).await?;
+        Ok(open(id, keys, &data))
+    }
+
+    pub(super) async fn lease(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+        generation: u64,
+        ttl: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let owner = Owner::random();
+        let mut script = self.keys(&self.scripts.lease, id);
+        script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
+        let (tag, payload) = self.run(StoreOp::Lease, &script).await?;
+        Ok(match &*tag {
+            "held" => LeaseAnswer::Held {
+                retry_in: left(&payload),
+            },
+            "cooling" => LeaseAnswer::CoolingDown {
+                left: left(&payload),
+            },
+            "gone" => LeaseAnswer::Gone,
+            // A record that does not open is no session; the lease on it runs out.
+            granted_or_newer => match open(id, keys, &payload) {
+                None => LeaseAnswer::Gone,
+                Some(session) if granted_or_newer == "granted" => {
+                    LeaseAnswer::Granted(Lease { session, owner })
+                }
+                Some(session) => LeaseAnswer::Newer(session),
+            },
+        })
+    }
+
+    pub(super) async fn renew(
+        &self,
+        id: &SessionId,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let mut script = self.keys(&self.scripts.renew, id);
+        script
+            .arg(lease.session.generation)
+            .arg(&lease.owner.0[..])
+            .arg(millis(ttl));
+        let (tag, _) = self.run(StoreOp::Lease, &script).await?;
+        Ok(tag == "ok")
+    }
+
+    pub(super) async fn commit(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+        lease: &Lease,
+        tokens: &Tokens,
+    ) -> Result<CommitAnswer, StoreError> {
+        let next = Arc::new(lease.session.with_tokens(tokens.clone()));
+        let mut script = self.keys(&self.scripts.commit, id);
+        script
+            .arg(lease.session.generation)
+            .arg(&lease.owner.0[..])
+            .arg(next.generation)
+            .arg(seal(id, keys, &next));
+        let (tag, payload) = self.run(StoreOp::Commit, &script).await?;
+        Ok(match &*tag {
+            "stored" => CommitAnswer::Stored(next),
+            "held" => CommitAnswer::Held {
+                retry_in: left(&payload),
+            },
+            "superseded" => {
+                open(id, keys, &payload).map_or(CommitAnswer::Gone, CommitAnswer::Superseded)
+            }
+            _ => CommitAnswer::Gone,
+        })
+    }
+
+    pub(super) async fn give_up(
+        &self,
+        id: &SessionId,
+        lease: &Lease,
+        cool_down: Duration,
+    ) -> Result<(), StoreError> {
+        let mut script = self.keys(&self.scripts.give_up, id);
+        let pause = u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX);
+        script.arg(&lease.owner.0[..]).arg(pause);
+        self.run(StoreOp::Lease, &script).await.map(drop)
+    }
+
+    pub(super) async fn end(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+        lease: &Lease,
+    ) -> Result<EndAnswer, StoreError> {
+        let mut script = self.keys(&self.scripts.end, id);
+        script.arg(lease.session.generation).arg(&lease.owner.0[..]);
+        let (tag, payload) = self.run(StoreOp::Delete, &script).await?;
+        Ok(match &*tag {
+            "held" => EndAnswer::Held {
+                retry_in: left(&payload),
+            },
+            "newer" => open(id, keys, &payload).map_or(EndAnswer::Ended, EndAnswer::Newer),
+            _ => EndAnswer::Ended,
+        })
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("PING");
+        let started = Instant::now();
+        match self.link.ask::<(String,)>(Command::Pipe(&pipe)).await {
+            Ok(_) => self.done(StoreOp::Ping, StoreResult::Ok, started, ()),
+            Err(error) => Err(self.failed(StoreOp::Ping, error, started)),
+        }
+    }
+
+    /// Runs a script that answers `{tag, payload}`.
+    async fn run(
+        &self,
+        op: StoreOp,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<(String, Vec<u8>), StoreError> {
+        let started = Instant::now();
+        let answer: Result<(String, Vec<u8>), _> = self.link.ask(Command::Script(script)).await;
+        match answer {
+            Ok(answer) => {
+                let result = match &*answer.0 {
+                    "gone" => StoreResult::Miss,
+                    _ => StoreResult::Ok,
+                };
+                self.done(op, result, started, answer)
+            }
+            Err(error) => Err(self.failed(op, error, started)),
+        }
+    }
+
+    fn done<T>(
+        &self,
+        op: StoreOp,
+        result: StoreResult,
+        started: Instant,
+        answer: T,
+    ) -> Result<T, StoreError> {
+        self.metrics.store_operated(op, result, started.elapsed());
+        Ok(answer)
+    }
+
+    fn failed(&self, op: StoreOp, error: LinkError, started: Instant) -> StoreError {
+        let (result, text) = match error {
+            LinkError::Timeout => (StoreResult::Timeout, "no answer in time"),
+            LinkError::Unreachable => (StoreResult::Error, "no connection"),
+            LinkError::WrongType => (StoreResult::Error, "the key holds something else"),
+            LinkError::Refused => (StoreResult::Error, "command refused"),
+        };
+        self.metrics.store_operated(op, result, started.elapsed());
+        StoreError(text)
+    }
+
+    fn keys<'a>(&self, script: &'a redis::Script, id: &SessionId) -> ScriptInvocation<'a> {
+        let key = id.record_key();
+        let mut script = script.key(self.record(key));
+        script.key(self.key('l', key));
+        script
+    }
+
+    fn record(&self, key: RecordKey) -> String {
+        self.key('s', key)
+    }
+
+    /// The braces make a hash tag: both keys of a session share one slot of a Cluster.
+    fn key(&self, kind: char, key: RecordKey) -> String {
+        let hash = URL_SAFE_NO_PAD.encode(key.as_bytes());
+        format!("{}{kind}:{{{hash}}}", self.prefix)
+    }
+}
+
+fn seal(id: &SessionId, keys: &KeyRing, session: &Session) -> Vec<u8> {
+    let plain = record::encode(session);
+    keys.seal(
+        Purpose::Session,
+        &*id.bytes(),
+        id.record_key().as_bytes(),
+        &plain,
+    )
+}
+
+/// `None` for anything that is not, in every bit, what one of our replicas sealed for this cookie.
+fn open(id: &SessionId, keys: &KeyRing, data: &[u8]) -> Option<Arc<Session>> {
+    let bound = id.record_key();
+    let plain = keys
+        .open(Purpose::Session, &*id.bytes(), bound.as_bytes(), data)
+        .ok()?;
+    let plain = zeroize::Zeroizing::new(plain);
+    record::decode(&plain).ok().map(Arc::new)
+}
+
+/// PEXPIRE and PX take at least 1 and no more than fits their arithmetic.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .clamp(1, 1 << 52)
+}
+
+fn left(payload: &[u8]) -> Duration {
+    let text = std::str::from_utf8(payload).unwrap_or_default();
+    Duration::from_millis(text.parse().unwrap_or(0))
+}
+
+/// The client, and the address it goes to. Errors never quote the URL: it may hold a password.
+fn client(config: &model::RedisStore) -> Result<(Client, Address), String> {
+    // Fails when a provider is installed already, which is just as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let info = config
+        .url
+        .expose()
+        .into_connection_info()
+        .map_err(|_| "session.store: not a redis://, rediss:// or unix: URL".to_owned())?;
+    let mut settings = info.redis_settings().clone();
+    if let Some(username) = &config.username {
+        settings = settings.set_username(username);
+    }
+    if let Some(password) = &config.password {
+        settings = settings.set_password(password.expose());
+    }
+    let db = settings.db();
+    let info = info
+        .set_redis_settings(settings)
+        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    let address = (info.addr().clone(), db, config.key_prefix.clone());
+    let client = match info.addr() {
+        ConnectionAddr::TcpTls { insecure: true, .. } => {
+            return Err("session.store: TLS without verification is not supported".into());
+        }
+        ConnectionAddr::TcpTls { .. } => Client::build_with_tls(
+            info,
+            TlsCertificates {
+                client_tls: config
+                    .client_cert
+                    .as_ref()
+                    .map(|(chain, key)| ClientTlsConfig {
+                        client_cert: chain.clone(),
+                        client_key: key.expose().as_bytes().to_vec(),
+                    }),
+                root_cert: config.ca_pem.clone(),
+            },
+        ),
+        _ if config.ca_pem.is_some() || config.client_cert.is_some() => {
+            return Err("session.store: certificates are of use with rediss:// only".into());
+        }
+        _ => Client::open(info),
+    };
+    let client = client.map_err(|_| {
+        "session.store: the CA, client certificate or key cannot be used".to_owned()
+    })?;
+    Ok((client, address))
+}
+
+/// The TTL a record should have: what is left of the session, or of its idle time.
+pub(super) fn wanted_ttl(
+    expires_at: Timestamp,
+    idle: Option<Duration>,
+    now: Timestamp,
+) -> Duration {
+    let absolute = expires_at.left(now);
+    idle.map_or(absolute, |idle| idle.min(absolute))
+}

@@ -1,0 +1,137 @@
+//! Holds the Lua scripts: each step that must be one step in Redis.
+//!
+//! A record is a hash: `d` the sealed session, `g` its generation, `w` the lease owner who wrote it last. A lease is a
+//! string: `h` and the owner while a refresh is under way, `c` while everyone pauses after a failed one.
+//! No script ever creates a record but `create`, so that none can bring back what a logout deleted; and each may be
+//! run twice with the same arguments, because an answer can get lost with its connection.
+//! Every answer is `{tag, payload}`.
+
+use redis::Script;
+
+/// The scripts, hashed once.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    /// `KEYS` record; `ARGV` data, generation, TTL.
+    pub(super) create: Script,
+    /// `KEYS` record, lease.
+    pub(super) delete: Script,
+    /// `KEYS` record, lease; `ARGV` known generation, owner, TTL of the lease.
+    pub(super) lease: Script,
+    /// `KEYS` record, lease; `ARGV` generation read, owner, TTL of the lease.
+    pub(super) renew: Script,
+    /// `KEYS` record, lease; `ARGV` generation read, owner, new generation, data.
+    pub(super) commit: Script,
+    /// `KEYS` record, lease; `ARGV` owner, pause in ms.
+    pub(super) give_up: Script,
+    /// `KEYS` record, lease; `ARGV` generation read, owner.
+    pub(super) end: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            create: Script::new(CREATE),
+            delete: Script::new(DELETE),
+            lease: Script::new(LEASE),
+            renew: Script::new(RENEW),
+            commit: Script::new(COMMIT),
+            give_up: Script::new(GIVE_UP),
+            end: Script::new(END),
+        }
+    }
+}
+
+// The key is fresh and random: if it is there, this very script has made it a moment ago.
+const CREATE: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('HSET', KEYS[1], 'd', ARGV[1], 'g', ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return {'ok', ''}";
+
+const DELETE: &str = r"
+local d = redis.call('HGET', KEYS[1], 'd')
+redis.call('DEL', KEYS[1], KEYS[2])
+if d then return {'deleted', d} end
+return {'gone', ''}";
+
+const LEASE: &str = r"
+local r = redis.call('HMGET', KEYS[1], 'g', 'd')
+if not r[1] or not r[2] then return {'gone', ''} end
+if r[1] ~= ARGV[1] then return {'newer', r[2]} end
+local mine = 'h' .. ARGV[2]
+local lease = redis.call('GET', KEYS[2])
+if lease and lease ~= mine then
+  local left = tostring(redis.call('PTTL', KEYS[2]))
+  if lease == 'c' then return {'cooling', left} end
+  return {'held', left}
+end
+redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
+return {'granted', r[2]}";
+
+// A lease that vanished is taken again: nobody else has it, and the token is on its way.
+const RENEW: &str = r"
+local mine = 'h' .. ARGV[2]
+local lease = redis.call('GET', KEYS[2])
+if lease == mine then
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  return {'ok', ''}
+end
+if not lease and redis.call('HGET', KEYS[1], 'g') == ARGV[1] then
+  redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
+  return {'ok', ''}
+end
+return {'lost', ''}";
+
+// The TTL stays as it is: a refresh is no use of the session.
+const COMMIT: &str = r"
+local r = redis.call('HMGET', KEYS[1], 'g', 'w', 'd')
+local lease = redis.call('GET', KEYS[2])
+local mine = lease == 'h' .. ARGV[2]
+if not r[1] then
+  if mine then redis.call('DEL', KEYS[2]) end
+  return {'gone', ''}
+end
+if r[1] == ARGV[3] and r[2] == ARGV[2] then
+  if mine then redis.call('DEL', KEYS[2]) end
+  return {'stored', ''}
+end
+if r[1] ~= ARGV[1] then
+  if mine then redis.call('DEL', KEYS[2]) end
+  return {'superseded', r[3] or ''}
+end
+if lease and not mine and lease ~= 'c' then
+  return {'held', tostring(redis.call('PTTL', KEYS[2]))}
+end
+redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2])
+redis.call('DEL', KEYS[2])
+return {'stored', ''}";
+
+const GIVE_UP: &str = r"
+local lease = redis.call('GET', KEYS[2])
+if lease and lease ~= 'h' .. ARGV[1] then return {'lost', ''} end
+if tonumber(ARGV[2]) > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('SET', KEYS[2], 'c', 'PX', ARGV[2])
+else
+  redis.call('DEL', KEYS[2])
+end
+return {'ok', ''}";
+
+// Whoever else holds the lease has presented the same token: what became of it, only they know.
+const END: &str = r"
+local r = redis.call('HMGET', KEYS[1], 'g', 'd')
+local lease = redis.call('GET', KEYS[2])
+local mine = lease == 'h' .. ARGV[2]
+if not r[1] then
+  if mine then redis.call('DEL', KEYS[2]) end
+  return {'ended', ''}
+end
+if r[1] ~= ARGV[1] then
+  if mine then redis.call('DEL', KEYS[2]) end
+  return {'newer', r[2] or ''}
+end
+if lease and not mine and lease ~= 'c' then
+  return {'held', tostring(redis.call('PTTL', KEYS[2]))}
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+return {'ended', ''}";

@@ -1,0 +1,175 @@
+//! Gives tests sessions, configurations and a Redis of their own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Session, Tokens, bearer};
+use crate::clock::Timestamp;
+use crate::config::model;
+use crate::secret::{AccessToken, IdToken, RefreshToken, SealingKey, StoreUrl};
+
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+/// Tokens `at-N`, `rt-N`, `id-N` with five minutes to live.
+pub(crate) fn tokens(n: u64, now: Timestamp) -> Tokens {
+    let access = AccessToken::new(format!("at-{n}"));
+    Tokens {
+        bearer: bearer(&access),
+        access,
+        refresh: Some(RefreshToken::new(format!("rt-{n}"))),
+        id: Some(IdToken::new(format!("id-{n}"))),
+        scopes: vec!["openid".into()],
+        refreshed_at: now,
+        expires_at: now.plus(Duration::from_secs(300)),
+    }
+}
+
+/// A session of twelve hours that began at `now`.
+pub(crate) fn session_at(now: Timestamp) -> Session {
+    let serde_json::Value::Object(claims) = json!({"sub": "alice", "aud": "shop"}) else {
+        unreachable!("an object was written");
+    };
+    Session {
+        provider: "provider".into(),
+        issuer: "https://idp.example".into(),
+        subject: "alice".into(),
+        sid: Some("sid-1".into()),
+        claims: Arc::new(claims),
+        created_at: now,
+        expires_at: now.plus(Duration::from_secs(12 * 3600)),
+        tokens: Arc::new(tokens(0, now)),
+        generation: 0,
+    }
+}
+
+/// A session that began at [`START`].
+pub(crate) fn session() -> Session {
+    session_at(START)
+}
+
+/// A configuration with the given store.
+pub(crate) fn config(store: model::Store) -> model::Session {
+    model::Session {
+        store,
+        keys: vec![SealingKey::new(
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        )],
+        lifetime: Duration::from_secs(12 * 3600),
+        idle_timeout: Some(Duration::from_secs(3600)),
+        refresh_before: Duration::from_secs(60),
+        expose_claims: Vec::new(),
+        cookie: model::Cookie {
+            name: "daypass".into(),
+            login_name: "daypass-login".into(),
+            domain: None,
+            same_site: model::SameSite::Lax,
+            secure: false,
+        },
+    }
+}
+
+/// A `redis-server` on a free port of loopback, killed on drop.
+pub(crate) struct RedisServer {
+    child: Child,
+    pub(crate) port: u16,
+    args: Vec<String>,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments.
+    pub(crate) fn start_with(args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|l| l.local_addr())
+                .unwrap()
+                .port();
+            let mut child = spawn(port, &args);
+            // Another test may have been given the same port; then ours could not bind and is gone.
+            if child.try_wait().unwrap().is_none() {
+                return Self { child, port, args };
+            }
+        }
+    }
+
+    pub(crate) fn store(&self) -> model::RedisStore {
+        model::RedisStore {
+            url: StoreUrl::new(format!("redis://127.0.0.1:{}/0", self.port)),
+            username: None,
+            password: None,
+            ca_pem: None,
+            client_cert: None,
+            key_prefix: "daypass:".into(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> model::Session {
+        config(model::Store::Redis(self.store()))
+    }
+
+    /// One command with `redis-cli`; what it printed.
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
+        let out = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Sends a signal: `STOP` freezes, `CONT` thaws.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Kills it; the port stays reserved for a restart.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.port, &self.args);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(port: u16, args: &[String]) -> Child {
+    let child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tests need redis-server");
+    let start = std::time::Instant::now();
+    // Also waits out a server of ours that cannot bind: the one that answers then is another's.
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "redis-server did not come up"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}

@@ -1,0 +1,301 @@
+//! Runs a real redis-server on loopback, and freezes, kills and restarts it.
+
+mod resp;
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+pub use resp::Reply;
+
+use crate::pki::Authority;
+use crate::raw::wait_for;
+
+/// How the server is to run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Keeps data in an append-only file, fsynced with every write, so that a restart finds it.
+    pub persistent: bool,
+    /// TLS instead of plain TCP, by [`Redis::authority`].
+    pub tls: bool,
+    /// With TLS: client certificates are asked for.
+    pub client_certificates: bool,
+    /// ACL user and password; the default user is off then.
+    pub user: Option<(String, String)>,
+    /// Further arguments of redis-server: `["--maxmemory", "4mb"]`.
+    pub arguments: Vec<String>,
+}
+
+/// A running Redis; killed when dropped.
+#[derive(Debug)]
+pub struct Redis {
+    options: Options,
+    address: SocketAddr,
+    directory: TempDir,
+    authority: Option<Authority>,
+    child: Option<Child>,
+}
+
+impl Redis {
+    /// Starts without persistence, TLS or password.
+    pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Starts with an append-only file.
+    pub fn persistent() -> Self {
+        Self::with(Options {
+            persistent: true,
+            ..Options::default()
+        })
+    }
+
+    /// Starts with `options`.
+    pub fn with(options: Options) -> Self {
+        let authority = options.tls.then(Authority::new);
+        let directory = tempfile::tempdir().expect("a temporary directory is made");
+        if let Some((_, password)) = &options.user {
+            crate::secrets::record("Redis password", password);
+        }
+        let mut redis = Self {
+            options,
+            address: crate::ports::free(),
+            directory,
+            authority,
+            child: None,
+        };
+        redis.restart();
+        redis
+    }
+
+    /// URL as daypass is configured with; without user and password.
+    pub fn url(&self) -> String {
+        let scheme = if self.options.tls { "rediss" } else { "redis" };
+        // Certificates name `localhost` and the address.
+        format!("{scheme}://{}/0", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its Unix socket, which speaks plain RESP in every variant.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// The authority behind its certificate; panics without TLS.
+    pub fn authority(&self) -> &Authority {
+        self.authority
+            .as_ref()
+            .expect("this Redis was started with TLS")
+    }
+
+    /// Runs a command (as the ACL user if there is one) and gives the reply.
+    pub fn command(&self, words: &[&str]) -> Reply {
+        self.try_command(words)
+            .unwrap_or_else(|| panic!("redis did not answer {}", words[0]))
+    }
+
+    /// Every key.
+    pub fn keys(&self) -> Vec<String> {
+        self.command(&["KEYS", "*"]).strings()
+    }
+
+    /// Remaining life of a key; `None` when it has no end or does not exist.
+    pub fn ttl(&self, key: &str) -> Option<Duration> {
+        let left = self.command(&["PTTL", key]).integer()?;
+        u64::try_from(left).ok().map(Duration::from_millis)
+    }
+
+    /// Every byte of all values, as the server would write them to disk: for showing what a dump tells.
+    pub fn dump(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for key in self.keys() {
+            all.extend_from_slice(key.as_bytes());
+            all.extend_from_slice(&self.command(&["DUMP", &key]).bytes());
+        }
+        all
+    }
+
+    /// Throws all data away.
+    pub fn flush(&self) {
+        self.command(&["FLUSHALL"]);
+    }
+
+    /// Freezes it: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen one go on.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Ends it without warning; connecting is refused afterwards.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // SIGKILL ends frozen processes, too.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it (again, if need be after a kill) on the same port; data are there if it is persistent.
+    pub fn restart(&mut self) {
+        self.kill();
+        let directory = self.directory.path();
+        let port = self.address.port().to_string();
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+        command
+            .arg("--dir")
+            .arg(directory)
+            .arg("--unixsocket")
+            .arg(self.socket());
+        command.args([
+            "--appendonly",
+            if self.options.persistent { "yes" } else { "no" },
+        ]);
+        command
+            .args(["--appendfsync", "always", "--logfile"])
+            .arg(directory.join("redis.log"));
+        if let Some(authority) = &self.authority {
+            let issued = authority.issue(&["localhost", "127.0.0.1"]);
+            command.args(["--port", "0", "--tls-port", &port]);
+            command.arg("--tls-cert-file").arg(&issued.cert_file);
+            command.arg("--tls-key-file").arg(&issued.key_file);
+            command.arg("--tls-ca-cert-file").arg(authority.file());
+            let asked = if self.options.client_certificates {
+                "yes"
+            } else {
+                "no"
+            };
+            command.args(["--tls-auth-clients", asked]);
+        } else {
+            command.args(["--port", &port]);
+        }
+        if let Some((user, password)) = &self.options.user {
+            // In a file: the arguments of a process are for all to see.
+            let acl = format!("user default off\nuser {user} on >{password} ~* &* +@all\n");
+            let file = directory.join("users.acl");
+            std::fs::write(&file, acl).expect("the ACL file is written");
+            command.arg("--aclfile").arg(file);
+        }
+        command
+            .args(&self.options.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("redis-server: {error} (scripts/install-deps installs it)")
+        });
+        self.child = Some(child);
+        let up = wait_for(Duration::from_secs(10), || {
+            self.try_command(&["PING"])
+                .filter(|reply| *reply == Reply::Status("PONG".to_owned()))
+        });
+        assert!(up.is_some(), "redis-server does not start: {}", self.log());
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("redis.log")).unwrap_or_default()
+    }
+
+    fn try_command(&self, words: &[&str]) -> Option<Reply> {
+        let stream = connect(&self.socket())?;
+        let mut connection = resp::Connection::new(stream);
+        if let Some((user, password)) = &self.options.user {
+            connection.call(&["AUTH", user, password])?;
+        }
+        connection.call(words)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            let pid = i32::try_from(child.id()).expect("a process id fits");
+            kill(Pid::from_raw(pid), signal).expect("our own child can be signalled");
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn connect(path: &Path) -> Option<UnixStream> {
+    let stream = UnixStream::connect(path).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    Some(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn data_survive_a_kill_when_persistent() {
+        let mut redis = Redis::persistent();
+        redis.command(&["SET", "key", "value"]);
+        let address = redis.address();
+        redis.kill();
+        assert!(TcpStream::connect(address).is_err());
+        redis.restart();
+        assert_eq!(
+            redis.command(&["GET", "key"]),
+            Reply::Bytes(b"value".to_vec())
+        );
+        assert_eq!(
+            (redis.keys(), redis.ttl("key")),
+            (vec!["key".to_owned()], None)
+        );
+    }
+
+    #[test]
+    fn a_frozen_server_accepts_and_does_not_answer() {
+        let redis = Redis::start();
+        redis.pause();
+        assert!(TcpStream::connect(redis.address()).is_ok());
+        let answer = crate::raw::exchange(redis.address(), b"PING\r\n", Duration::from_millis(100));
+        assert_eq!((answer.bytes.len(), answer.closed), (0, false));
+        redis.resume();
+        assert_eq!(redis.command(&["PING"]), Reply::Status("PONG".to_owned()));
+    }
+
+    #[test]
+    fn the_acl_user_gets_in_and_nobody_else() {
+        let user = Some(("daypass".to_owned(), "a-password-of-some-length".to_owned()));
+        let redis = Redis::with(Options {
+            user,
+            ..Options::default()
+        });
+        assert_eq!(redis.command(&["PING"]), Reply::Status("PONG".to_owned()));
+        let stranger =
+            crate::raw::exchange(redis.address(), b"PING\r\n", Duration::from_millis(200));
+        assert!(stranger.text().contains("NOAUTH"), "{}", stranger.text());
+    }
+
+    #[test]
+    fn the_tls_variant_speaks_no_plain_text_on_its_port() {
+        let redis = Redis::with(Options {
+            tls: true,
+            ..Options::default()
+        });
+        assert!(redis.url().starts_with("rediss://"));
+        let plain = crate::raw::exchange(redis.address(), b"PING\r\n", Duration::from_millis(200));
+        assert!(!plain.text().contains("PONG"));
+    }
+}

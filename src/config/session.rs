@@ -1,0 +1,431 @@
+//! Reads `session`: store, keys, times and cookie.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::BASE64_STANDARD;
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::model::{Cookie, Origin, RedisStore, SameSite, Session, Store};
+use super::read::{At, Reader, Section, Spot};
+use super::table::STORE;
+use super::tree::Kind;
+use super::{scalar, tls};
+use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
+
+/// Reads the section; `origins` are the public ones, when they could be read.
+pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<Session> {
+    let section = root.section("session")?;
+    let store = store(&section);
+    let keys = keys(&section, store.as_ref());
+    let lifetime = section.duration("lifetime");
+    let idle_timeout = section.duration("idle_timeout");
+    if let (Some(lifetime), Some(idle)) = (lifetime, idle_timeout)
+        && idle > lifetime
+    {
+        section.reader.warning(
+            &section.spot_of("idle_timeout"),
+            "longer than `lifetime`, so it never counts: write a shorter one, or `0` for off",
+        );
+    }
+    let refresh_before = section.duration("refresh_before");
+    let expose_claims = section.texts("expose_claims");
+    let cookie = cookie(&section, origins);
+    Some(Session {
+        store: store?,
+        keys: keys?,
+        lifetime: lifetime?,
+        idle_timeout: Some(idle_timeout?).filter(|idle| !idle.is_zero()),
+        refresh_before: refresh_before?,
+        expose_claims: expose_claims?
+            .value
+            .into_iter()
+            .map(|claim| claim.value)
+            .collect(),
+        cookie: cookie?,
+    })
+}
+
+fn store(section: &Section<'_>) -> Option<Store> {
+    let reader = section.reader;
+    let value = section.any("store")?;
+    let store = match &value.value.kind {
+        Kind::Scalar { text, .. } if text == "memory" => {
+            let entries = section.count("cache_entries");
+            if section.has("cache_entries") && entries.is_none() {
+                return None;
+            }
+            return Some(Store::Memory {
+                entries: usize::try_from(entries.unwrap_or(100_000)).ok()?,
+            });
+        }
+        Kind::Scalar { .. } => {
+            let url = reader.text(value)?;
+            redis_url(reader, &url).map(|_| RedisStore {
+                url: StoreUrl::new(url.value),
+                username: None,
+                password: None,
+                ca_pem: None,
+                client_cert: None,
+                key_prefix: "daypass:".into(),
+            })
+        }
+        Kind::Mapping(_) => Section::open(reader, &STORE, value)
+            .and_then(|store| {
+                // Required: a missing one is a problem.
+                if store.has("redis") {
+                    store.section("redis")
+                } else {
+                    store.any("redis").and(None)
+                }
+            })
+            .and_then(|redis| redis_store(&redis)),
+        Kind::Sequence(_) => {
+            reader.problem(
+                &value.spot,
+                "expected one store: write `memory`, a `redis://` URL or `{redis: {url: …}}`",
+            );
+            None
+        }
+    };
+    if section.has("cache_entries") {
+        section.count("cache_entries");
+        reader.problem(
+            &section.spot_of("cache_entries"),
+            "not supported yet with Redis: remove it",
+        );
+    }
+    store.map(Store::Redis)
+}
+
+fn redis_store(redis: &Section<'_>) -> Option<RedisStore> {
+    let reader = redis.reader;
+    redis.choice("mode", &["sentinel", "cluster"]);
+    let url = redis_urls(redis);
+    let kind = url.as_ref().and_then(|url| redis_url(reader, url));
+    let username = redis.text("username");
+    let password = redis.secret("password");
+    let key_prefix = redis.text("key_prefix");
+    if let Some(prefix) = key_prefix.as_ref().filter(|prefix| {
+        prefix.value.len() > 64
+            || prefix
+                .value
+                .contains(|c: char| c.is_control() || c.is_whitespace() || matches!(c, '{' | '}'))
+    }) {
+        reader.problem(
+            &prefix.spot,
+            "no key prefix: write at most 64 characters, without spaces and braces",
+        );
+    }
+    let has_tls = redis.has("tls");
+    let tls = redis.section("tls")?;
+    if has_tls && matches!(kind, Some(RedisUrl::Plain)) {
+        reader.problem(
+            &redis.spot_of("tls"),
+            "TLS options without TLS: write `rediss://` in the URL, or remove `tls`",
+        );
+    }
+    let ca_pem = tls::authorities(&tls, "ca_file");
+    let pair = tls::pair(&tls, "client_cert", "client_key");
+    let client_cert = match pair {
+        Some(pair) => {
+            let key = Zeroizing::new(pair.key);
+            let text = reader.accept(
+                &tls.spot_of("client_key"),
+                std::str::from_utf8(&key).map_err(|_| "not a text file: write one in PEM"),
+            )?;
+            Some((pair.chain, PrivateKey::new(text)))
+        }
+        None => None,
+    };
+    kind?;
+    Some(RedisStore {
+        url: StoreUrl::new(url?.value),
+        username: username.map(|name| name.value),
+        password: password.map(|password| StorePassword::new(password.value.as_str())),
+        ca_pem,
+        client_cert,
+        key_prefix: key_prefix?.value,
+    })
+}
+
+fn redis_urls(redis: &Section<'_>) -> Option<At<String>> {
+    let reader = redis.reader;
+    let url = redis.has("url").then(|| redis.text("url"));
+    let urls = redis.has("urls").then(|| redis.texts("urls"));
+    match (url, urls) {
+        (Some(_), Some(_)) => {
+            reader.problem(
+                &redis.spot_of("urls"),
+                "both `url` and `urls` are given: keep one of them",
+            );
+            None
+        }
+        (Some(url), None) => url,
+        (None, Some(urls)) => {
+            let urls = urls?;
+            let mut texts = urls.value;
+            match (texts.pop(), texts.is_empty()) {
+                (Some(url), true) => Some(url),
+                (Some(_), false) => {
+                    reader.problem(&urls.spot, "several URLs are not supported yet: write one");
+                    None
+                }
+                (None, _) => {
+                    reader.problem(
+                        &urls.spot,
+                        "no URL: write one, such as `redis://redis:6379/0`",
+                    );
+                    None
+                }
+            }
+        }
+        (None, None) => {
+            // Asked for, so that the tables know them as read.
+            redis.given("url").or_else(|| redis.given("urls"));
+            reader.problem(
+                &redis.spot_of("url"),
+                "missing: write, for example, `url: redis://redis:6379/0`",
+            );
+            None
+        }
+    }
+}
+
+enum RedisUrl {
+    Plain,
+    Tls,
+}
+
+/// Checks a store's URL without ever repeating it: it may hold a password.
+fn redis_url(reader: &Reader<'_>, url: &At<String>) -> Option<RedisUrl> {
+    const EXPECTED: &str = "expected a store: write `memory`, `redis://host:6379/0`, `rediss://host:6379/0` or `unix:/path`";
+    let problem = |message: &str| {
+        reader.problem(&url.spot, message);
+        None
+    };
+    if let Some(path) = url.value.strip_prefix("unix:") {
+        if !path.starts_with('/') {
+            return problem(
+                "expected an absolute path: write, for example, `unix:/run/redis.sock`",
+            );
+        }
+        return reader
+            .accept(&url.spot, scalar::unix_path(path, &reader.base))
+            .map(|_| RedisUrl::Plain);
+    }
+    let Some(parsed) = Url::parse(&url.value).ok() else {
+        return problem(EXPECTED);
+    };
+    let kind = match parsed.scheme() {
+        "redis" => RedisUrl::Plain,
+        "rediss" => RedisUrl::Tls,
+        _ => return problem(EXPECTED),
+    };
+    if parsed.host_str().is_none_or(str::is_empty) {
+        return problem("the URL has no host: write, for example, `redis://redis:6379/0`");
+    }
+    if parsed.fragment().is_some() {
+        return problem(
+            "the URL has a fragment, which would switch off checks of TLS: remove the part from `#`",
+        );
+    }
+    if parsed.query().is_some() {
+        return problem(
+            "the URL has options: remove the part from `?`, and use the keys of `store: {redis: {…}}`",
+        );
+    }
+    let database = parsed.path().trim_start_matches('/');
+    if !database.is_empty() && database.parse::<u16>().is_err() {
+        return problem(
+            "the path must be the number of a database: write, for example, `redis://redis:6379/0`",
+        );
+    }
+    if parsed.password().is_some() && !matches!(url.spot.place, super::problem::Place::Variable(_))
+    {
+        reader.warning(&url.spot, "a password stands in the URL: write `store: {redis: {url: …, password: {file: PATH}}}`");
+    }
+    Some(kind)
+}
+
+/// Key ring, each key as 32 bytes in standard base64 with padding, whatever the spelling in the file.
+fn keys(section: &Section<'_>, store: Option<&Store>) -> Option<Vec<SealingKey>> {
+    let reader = section.reader;
+    let Some(value) = section.given("keys") else {
+        return match store? {
+            Store::Memory { .. } => Some(vec![SealingKey::new(super::keygen())]),
+            Store::Redis(_) => {
+                reader.problem(
+                    &section.spot_of("keys"),
+                    "missing: with Redis all replicas need the same keys, write `keys: [{file: PATH}]` with the output of `daypass keygen`",
+                );
+                None
+            }
+        };
+    };
+    let list = reader.list(value)?;
+    if list.value.is_empty() {
+        reader.problem(&list.spot, "no key: write at least one, such as `{file: PATH}` with the output of `daypass keygen`");
+        return None;
+    }
+    if list.value.len() > 16 {
+        reader.problem(
+            &list.spot,
+            "more than 16 keys: keep those that sealed sessions still alive",
+        );
+        return None;
+    }
+    let mut seen: Vec<Zeroizing<String>> = Vec::new();
+    list.value
+        .into_iter()
+        .map(|value| {
+            let secret = reader.secret(value)?;
+            let Some(bytes) = decode_key(&secret.value) else {
+                reader.problem(
+                    &secret.spot,
+                    "not a key of 32 bytes in base64: write the output of `daypass keygen`",
+                );
+                return None;
+            };
+            if bytes.iter().all(|byte| *byte == bytes[0]) {
+                reader.problem(
+                    &secret.spot,
+                    "a key of one repeated byte is no secret: write the output of `daypass keygen`",
+                );
+                return None;
+            }
+            let text = Zeroizing::new(BASE64_STANDARD.encode(*bytes));
+            if seen.contains(&text) {
+                reader.problem(&secret.spot, "the same key twice: keep one");
+                return None;
+            }
+            seen.push(text.clone());
+            Some(SealingKey::new(text.as_str()))
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// Standard or URL-safe alphabet, padded or not.
+fn decode_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let lenient =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet = if text.contains(['-', '_']) {
+        alphabet::URL_SAFE
+    } else {
+        alphabet::STANDARD
+    };
+    let bytes = Zeroizing::new(
+        GeneralPurpose::new(&alphabet, lenient)
+            .decode(text.trim())
+            .ok()?,
+    );
+    Some(Zeroizing::new(bytes.as_slice().try_into().ok()?))
+}
+
+fn cookie(section: &Section<'_>, origins: Option<&[Origin]>) -> Option<Cookie> {
+    let reader = section.reader;
+    let cookie = section.section("cookie")?;
+    let name = cookie.text("name").filter(|name| check_name(reader, name));
+    let domain = cookie.text("domain");
+    let domain_good = match (&domain, origins) {
+        (Some(domain), origins) => check_domain(reader, domain, origins.unwrap_or_default()),
+        (None, _) => true,
+    };
+    let same_site = cookie.choice("same_site", &[]);
+    let secure = origins?.iter().all(|origin| origin.secure);
+    if let Some(same_site) = same_site
+        .as_ref()
+        .filter(|same_site| same_site.value == "none" && !secure)
+    {
+        // Browsers refuse such a cookie (RFC 6265bis §5.7 step 19).
+        reader.problem(
+            &same_site.spot,
+            "`none` needs https at every public URL: write `lax`",
+        );
+        return None;
+    }
+    let prefix = match (secure, &domain) {
+        (true, None) => "__Host-",
+        (true, Some(_)) => "__Secure-",
+        (false, _) => "",
+    };
+    let name = name?.value;
+    if !domain_good {
+        return None;
+    }
+    Some(Cookie {
+        name: Arc::from(format!("{prefix}{name}")),
+        login_name: Arc::from(format!("{prefix}{name}-login")),
+        domain: domain.map(|domain| domain.value.into()),
+        same_site: match same_site?.value {
+            "strict" => SameSite::Strict,
+            "none" => SameSite::None,
+            _ => SameSite::Lax,
+        },
+        secure,
+    })
+}
+
+/// A cookie's name is a token (RFC 6265 §4.1.1).
+fn check_name(reader: &Reader<'_>, name: &At<String>) -> bool {
+    let lower = name.value.to_ascii_lowercase();
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let complaint = if lower.starts_with("__host-") || lower.starts_with("__secure-") {
+        "daypass adds the prefix itself: write the name without it"
+    } else if !(1..=64).contains(&name.value.len()) || !name.value.bytes().all(is_token) {
+        "no cookie name: write letters, digits, `-` and `_`, at most 64"
+    } else {
+        return true;
+    };
+    reader.problem(&name.spot, complaint);
+    false
+}
+
+fn check_domain(reader: &Reader<'_>, domain: &At<String>, origins: &[Origin]) -> bool {
+    let report = |spot: &Spot, message: String| {
+        reader.problem(spot, message);
+        false
+    };
+    let text = domain.value.as_str();
+    if text.starts_with('.') {
+        return report(
+            &domain.spot,
+            "a leading dot means nothing today: write the domain without it".into(),
+        );
+    }
+    if text != text.to_ascii_lowercase() {
+        return report(&domain.spot, "must be in lower case: write it so".into());
+    }
+    if !matches!(Host::parse(text), Ok(Host::Domain(name)) if name == text) || text.ends_with('.') {
+        return report(
+            &domain.spot,
+            "no domain: write a host name such as `example.com`".into(),
+        );
+    }
+    if !text.contains('.') && text != "localhost" {
+        return report(
+            &domain.spot,
+            "a top-level domain cannot hold cookies: write one of your own, such as `example.com`"
+                .into(),
+        );
+    }
+    let uncovered = origins.iter().find(|origin| {
+        let rest = origin.host.strip_suffix(text);
+        !rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    });
+    if let Some(origin) = uncovered {
+        return report(
+            &domain.spot,
+            format!(
+                "does not cover `{}` of `public_url`: write a domain that all its hosts share, or none",
+                origin.host
+            ),
+        );
+    }
+    true
+}

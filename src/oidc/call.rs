@@ -340,23 +340,22 @@ fn unavailable(result: CallResult, reason: &'static str, ambiguous: bool) -> Fai
 fn sort(error: &reqwest::Error) -> (CallResult, &'static str) {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
-        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| {
-            let io = cause.downcast_ref::<std::io::Error>()?;
-            io.get_ref()?.downcast_ref::<rustls::Error>()
-        });
-        match tls {
+        match cause.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_)) => {
                 return (CallResult::Connection, "its TLS certificate is not trusted");
             }
             Some(_) => return (CallResult::Connection, "the TLS handshake failed"),
             None => {}
         }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::ConnectionRefused
-        {
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
             return (CallResult::Connection, "it refused the connection");
         }
-        source = cause.source();
+        // The source of an I/O error is the source of what it holds; what it holds must be asked for.
+        source = match io.and_then(std::io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => cause.source(),
+        };
     }
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => (CallResult::Timeout, "no connection in time"),

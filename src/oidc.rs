@@ -1,20 +1,60 @@
 //! Speaks OpenID Connect with one provider. Knows no HTTP server and no session.
+//!
+//! One file per step of the protocol; `call` alone makes HTTP calls, `cached` alone keeps what they brought.
 
+mod authorize;
+mod cached;
+mod call;
+mod client_auth;
+mod crypto;
+mod discovery;
+mod end_session;
+mod id_token;
+mod jwks;
+mod jws;
+mod pause;
+mod private_key;
+mod random;
+mod revoke;
+mod token;
+mod userinfo;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use url::Url;
 
+use self::cached::{Cached, Policy};
+use self::call::Caller;
+use self::client_auth::Client;
+use self::discovery::Metadata;
+use self::jwks::KeySet;
+use self::pause::Pause;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken, Nonce, RefreshToken};
 
 /// One provider: its metadata, its keys and the calls to it. Cheap to share, made once per configuration of a provider.
-#[derive(Debug)]
 pub struct Provider {
     config: Arc<model::Provider>,
+    clock: SharedClock,
+    caller: Arc<Caller>,
+    client: Client,
+    metadata: Cached<Metadata>,
+    keys: Cached<KeySet>,
+    pause: Pause,
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Provider")
+            .field("name", &self.config.name)
+            .field("issuer", &self.config.issuer)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Verified claims of an ID token.
@@ -54,7 +94,7 @@ pub struct TokenResponse {
 }
 
 /// A call to the provider that brought no usable answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// Not reachable, too slow, 5xx, 408, not the expected form: worth another try later.
     #[error("the provider cannot be asked now: {reason}")]
@@ -64,7 +104,7 @@ pub enum CallError {
         /// No answer was read although the request was (or may have been) sent: the provider may have acted on it.
         ambiguous: bool,
     },
-    /// 429, or a local pause that an earlier 429 asked for.
+    /// 429, or a local pause that an earlier 429 or 503 asked for.
     #[error("the provider asks to slow down")]
     RateLimited {
         /// Its `Retry-After`.
@@ -134,8 +174,33 @@ impl Provider {
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
-        let _ = (clock, metrics);
-        Ok(Self { config })
+        crypto::install();
+        discovery::check_issuer(&config)?;
+        let client = Client::new(&config, Arc::clone(&clock))?;
+        let caller = Arc::new(Caller::new(&config, Arc::clone(&clock), metrics)?);
+        let metadata = Cached::new(Policy {
+            provider: Arc::clone(&config.name),
+            what: "the provider's metadata",
+            within: config.timeout,
+            max_age: None,
+            refetch_interval: jwks::REFETCH_INTERVAL,
+        });
+        let keys = Cached::new(Policy {
+            provider: Arc::clone(&config.name),
+            what: "the provider's key set",
+            within: config.timeout,
+            max_age: Some(jwks::LONGEST_TTL),
+            refetch_interval: jwks::REFETCH_INTERVAL,
+        });
+        Ok(Self {
+            config,
+            clock,
+            caller,
+            client,
+            metadata,
+            keys,
+            pause: Pause::default(),
+        })
     }
 
     /// Its configuration.
@@ -148,7 +213,9 @@ impl Provider {
     /// # Errors
     /// See [`CallError`].
     pub async fn warm_up(&self) -> Result<(), CallError> {
-        todo!()
+        let metadata = self.metadata().await?;
+        self.key_set(&metadata.jwks_uri).await?;
+        Ok(())
     }
 
     /// What to expect of `iss` in the authorization response (RFC 9207 §2.4).
@@ -156,7 +223,9 @@ impl Provider {
     /// # Errors
     /// When the metadata cannot be had.
     pub async fn iss_parameter(&self) -> Result<IssParameter, CallError> {
-        todo!()
+        Ok(IssParameter {
+            required: self.metadata().await?.iss_parameter,
+        })
     }
 
     /// URL to send the browser to; pushes the request first where PAR is used (RFC 9126).
@@ -167,8 +236,7 @@ impl Provider {
         &self,
         request: &AuthorizationRequest<'_>,
     ) -> Result<Url, CallError> {
-        let _ = request;
-        todo!()
+        self.authorize(request).await
     }
 
     /// Exchanges a code (RFC 6749 §4.1.3). Waits `timeout`.
@@ -181,8 +249,7 @@ impl Provider {
         verifier: &CodeVerifier,
         redirect_uri: &str,
     ) -> Result<TokenResponse, CallError> {
-        let _ = (code, verifier, redirect_uri);
-        todo!()
+        self.exchange(code, verifier, redirect_uri).await
     }
 
     /// Presents a refresh token once (RFC 6749 §6). Waits `refresh_patience`.
@@ -190,8 +257,7 @@ impl Provider {
     /// # Errors
     /// See [`CallError`]; `OAuth { code: "invalid_grant" }` is the only one that may end a session.
     pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
-        let _ = token;
-        todo!()
+        self.renew(token).await
     }
 
     /// Checks an ID token (OIDC Core §3.1.3.7, §12.2).
@@ -203,8 +269,7 @@ impl Provider {
         token: &IdToken,
         expect: &Expectations<'_>,
     ) -> Result<Claims, IdTokenError> {
-        let _ = (token, expect);
-        todo!()
+        self.check_id_token(token, expect).await
     }
 
     /// Claims of the UserInfo endpoint, whose `sub` must be `subject` (OIDC Core §5.3.2).
@@ -212,8 +277,7 @@ impl Provider {
     /// # Errors
     /// See [`CallError`]; a foreign `sub` is `Metadata`.
     pub async fn userinfo(&self, token: &AccessToken, subject: &str) -> Result<Claims, CallError> {
-        let _ = (token, subject);
-        todo!()
+        self.ask_userinfo(token, subject).await
     }
 
     /// Revokes a token; a provider without revocation endpoint is no error.
@@ -221,8 +285,7 @@ impl Provider {
     /// # Errors
     /// See [`CallError`].
     pub async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
-        let _ = token;
-        todo!()
+        self.give_back(&token).await
     }
 
     /// Where to send the browser to end the provider's session (RP-Initiated Logout §2); `None` when the provider has no such endpoint.
@@ -235,7 +298,10 @@ impl Provider {
         post_logout_redirect_uri: &str,
         state: &str,
     ) -> Result<Option<Url>, CallError> {
-        let _ = (id_token_hint, post_logout_redirect_uri, state);
-        todo!()
+        self.end_session(id_token_hint, post_logout_redirect_uri, state)
+            .await
     }
 }
+
+#[cfg(test)]
+mod tests;

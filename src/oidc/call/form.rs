@@ -1,0 +1,130 @@
+//! Builds a form body that is wiped after use, and that knows whether it was sent.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use zeroize::Zeroizing;
+
+/// Parameters of a request to the provider; most of them are secrets.
+#[derive(Default)]
+pub(in crate::oidc) struct Form(Vec<(String, Zeroizing<String>)>);
+
+impl Form {
+    /// Sets a parameter; a parameter is there once (RFC 6749 §3.2).
+    pub(in crate::oidc) fn set(&mut self, name: &str, value: &str) {
+        let value = Zeroizing::new(value.to_owned());
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Name and value of each parameter, in the order they were first set.
+    pub(in crate::oidc) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// `application/x-www-form-urlencoded`, in memory that is wiped when the last reader drops it.
+    pub(super) fn encode(&self) -> Bytes {
+        // Room for the worst case, so that growing leaves no copies behind.
+        let room = self.iter().map(|(n, v)| 3 * (n.len() + v.len()) + 2).sum();
+        let text = String::with_capacity(room);
+        let mut form = form_urlencoded::Serializer::new(text);
+        form.extend_pairs(self.iter());
+        Bytes::from_owner(Zeroizing::new(form.finish().into_bytes()))
+    }
+}
+
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+/// Whether the provider may have seen, and acted on, a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    /// Bytes of the body may be on the wire.
+    pub(super) fn possibly(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The provider said that it did not act.
+    pub(super) fn in_vain(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A body that marks `sent` the moment the connection takes it.
+///
+/// hyper asks for the body only when it has a working connection. Before that the provider cannot have acted, however
+/// the attempt ended; after that it may have. No reading of error kinds is as exact (REFRESH-22, REFRESH-23). Such a
+/// body cannot be cloned either, so that no layer below can quietly send it twice.
+pub(super) struct TrackedBody {
+    data: Option<Bytes>,
+    sent: Sent,
+}
+
+impl TrackedBody {
+    pub(super) fn new(data: Bytes, sent: Sent) -> Self {
+        Self {
+            data: Some(data),
+            sent,
+        }
+    }
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.sent.mark();
+        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_holds_each_parameter_once_and_shows_no_value() {
+        let mut form = Form::default();
+        form.set("grant_type", "refresh_token");
+        form.set("client_id", "a");
+        form.set("client_id", "b c+&=ü");
+        assert_eq!(
+            form.encode(),
+            "grant_type=refresh_token&client_id=b+c%2B%26%3D%C3%BC"
+        );
+        assert_eq!(format!("{form:?}"), r#"["grant_type", "client_id"]"#);
+    }
+}

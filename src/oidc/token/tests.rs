@@ -1,0 +1,229 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::super::tests::keys::{claims, es256};
+use super::super::tests::server::Reply;
+use super::super::tests::{NOW, Scene, object};
+use super::*;
+
+fn read_json(value: Value) -> Result<TokenResponse, &'static str> {
+    read(&object(value), NOW, Duration::from_secs(300))
+}
+
+#[test]
+fn life_is_what_the_answer_says_else_what_the_token_says_else_the_default() {
+    // REFRESH-26.
+    let jwt = |exp: i64| {
+        let mut claims = claims("https://a.example");
+        claims.insert("exp".into(), (NOW.as_secs() + exp).into());
+        es256().sign(&claims)
+    };
+    const YEAR: i64 = 365 * 24 * 3600;
+    let opaque = || "opaque".to_owned();
+    for (name, token, expires_in, want) in [
+        ("number", opaque(), json!(60), 60),
+        ("text", opaque(), json!("60"), 60),
+        ("fraction", opaque(), json!(60.9), 60),
+        ("wins over the JWT", jwt(500), json!(60), 60),
+        ("absent", opaque(), json!(null), 300),
+        ("absent, JWT", jwt(500), json!(null), 500),
+        ("absent, expired JWT", jwt(-500), json!(null), 300),
+        ("absent, eternal JWT", jwt(10 * YEAR), json!(null), YEAR),
+        ("zero", opaque(), json!(0), 300),
+        ("zero, JWT", jwt(500), json!(0), 500),
+        ("negative", opaque(), json!(-60), 300),
+        ("negative text", opaque(), json!("-60"), 300),
+        ("absurd", opaque(), json!(1e300), YEAR),
+        ("large", opaque(), json!(u64::MAX), YEAR),
+        ("infinite", opaque(), json!("inf"), 300),
+        ("no number", opaque(), json!("NaN"), 300),
+        ("words", opaque(), json!("an hour"), 300),
+        ("list", opaque(), json!([60]), 300),
+        ("two dots, no JWT", "a.b.c".to_owned(), json!(null), 300),
+    ] {
+        let answer =
+            json!({"access_token": token, "token_type": "Bearer", "expires_in": expires_in});
+        let expires_at = read_json(answer).unwrap().expires_at;
+        assert_eq!(expires_at.as_secs() - NOW.as_secs(), want, "{name}");
+    }
+}
+
+#[test]
+fn an_answer_without_a_usable_token_is_none() {
+    // REFRESH-19.
+    for (name, answer) in [
+        ("no token", json!({"token_type": "Bearer"})),
+        (
+            "empty token",
+            json!({"access_token": "", "token_type": "Bearer"}),
+        ),
+        (
+            "no text",
+            json!({"access_token": 1, "token_type": "Bearer"}),
+        ),
+        (
+            "header injection",
+            json!({"access_token": "a\r\nb: c", "token_type": "Bearer"}),
+        ),
+        (
+            "space",
+            json!({"access_token": "a b", "token_type": "Bearer"}),
+        ),
+        ("no type", json!({"access_token": "a"})),
+        (
+            "another type",
+            json!({"access_token": "a", "token_type": "DPoP"}),
+        ),
+    ] {
+        assert!(read_json(answer).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn what_comes_beside_the_token_is_read() {
+    let answer = read_json(json!({
+        "access_token": "a", "token_type": "bEARER", "refresh_token": "r", "id_token": "i",
+        "scope": "openid  orders.read", "refresh_expires_in": 1800, "not-before-policy": 0,
+        "authorization_expires_in": "900", "refresh_token_expires_in": 0,
+    }))
+    .unwrap();
+    assert_eq!(answer.access_token.expose(), "a");
+    assert_eq!(answer.refresh_token.unwrap().expose(), "r");
+    assert_eq!(answer.id_token.unwrap().expose(), "i");
+    assert_eq!(answer.scope.unwrap(), ["openid", "orders.read"]);
+    // REFRESH-28: the smallest counts, zero means unlimited.
+    assert_eq!(answer.refresh_expires_in, Some(Duration::from_secs(900)));
+
+    let answer = read_json(json!({
+        "access_token": "a", "token_type": "Bearer", "refresh_token": null, "id_token": "",
+        "refresh_expires_in": 0,
+    }))
+    .unwrap();
+    assert!(answer.refresh_token.is_none() && answer.id_token.is_none());
+    assert!(answer.scope.is_none() && answer.refresh_expires_in.is_none());
+}
+
+fn good() -> Reply {
+    Reply::json(&json!({"access_token": "a", "token_type": "Bearer", "expires_in": 60}))
+}
+
+fn season_ticket() -> RefreshToken {
+    RefreshToken::new("season-ticket")
+}
+
+#[tokio::test]
+async fn life_is_counted_from_when_the_request_went_out() {
+    // REFRESH-25.
+    let scene = Scene::new().await;
+    scene
+        .server
+        .next("/token", good().after(Duration::from_millis(100)));
+    let clock = Arc::clone(&scene.clock);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        clock.advance(Duration::from_secs(30));
+    });
+    let answer = scene.provider.renew(&season_ticket()).await.unwrap();
+    assert_eq!(answer.expires_at, NOW.plus(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn a_refresh_waits_longer_than_a_login() {
+    let scene = Scene::new().await;
+    let slow = || good().after(Duration::from_millis(550));
+    scene.server.next("/token", slow());
+    scene.server.next("/token", slow());
+    scene.provider.renew(&season_ticket()).await.unwrap();
+    let error = scene
+        .provider
+        .exchange(
+            &AuthorizationCode::new("c"),
+            &CodeVerifier::new("v"),
+            "https://a.example/",
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::Unavailable {
+                ambiguous: true,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_metadata_nothing_was_sent() {
+    let scene = Scene::new().await;
+    let path = "/.well-known/openid-configuration";
+    scene.server.always(path, good().stalled());
+    let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::Unavailable {
+                ambiguous: false,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(scene.server.received("/token").is_empty());
+}
+
+#[tokio::test]
+async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
+    // REFRESH-38.
+    for status in [429, 503] {
+        let scene = Scene::new().await;
+        let busy = Reply::new(status, "text/html", "").header("retry-after", "30");
+        scene.server.next("/token", busy);
+        scene.provider.renew(&season_ticket()).await.unwrap_err();
+        for n in 0..5 {
+            let other = RefreshToken::new(format!("another-{n}"));
+            let error = scene.provider.renew(&other).await.unwrap_err();
+            let CallError::RateLimited {
+                retry_after: Some(wait),
+            } = error
+            else {
+                panic!("{status}: {error:?}");
+            };
+            assert!((29..=30).contains(&wait.as_secs()), "{status}: {wait:?}");
+        }
+        let code = AuthorizationCode::new("c");
+        let verifier = CodeVerifier::new("v");
+        let login = scene
+            .provider
+            .exchange(&code, &verifier, "https://a.example/");
+        login.await.unwrap_err();
+        assert_eq!(scene.server.received("/token").len(), 1, "{status}");
+    }
+    // Without a time there is none: each session backs off by itself.
+    let scene = Scene::new().await;
+    scene
+        .server
+        .next("/token", Reply::new(429, "text/html", ""));
+    scene.server.next("/token", good());
+    scene.provider.renew(&season_ticket()).await.unwrap_err();
+    scene.provider.renew(&season_ticket()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_survives_the_one_who_asked_for_it_in_a_task_of_its_own() {
+    // REFRESH-05.
+    let scene = Scene::new().await;
+    scene
+        .server
+        .next("/token", good().after(Duration::from_millis(100)));
+    let provider = Arc::new(scene.provider);
+    let flight = tokio::spawn({
+        let provider = Arc::clone(&provider);
+        async move { provider.refresh(&season_ticket()).await }
+    });
+    drop(provider);
+    flight.await.unwrap().unwrap();
+}

@@ -1,5 +1,6 @@
 //! Makes requests as a browser or an API client would: with a cookie jar, and no redirect followed unless told to.
 
+mod form;
 mod jar;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use url::Url;
 
+pub use form::Form;
 pub use jar::{Cookie, Jar};
 
 use crate::Failure;
@@ -118,6 +120,25 @@ impl Client {
     /// Opens `url` as a browser does and follows redirects, across hosts, to the page at the end.
     pub async fn browse(&self, url: impl AsRef<str>) -> Result<Response, Failure> {
         self.navigate(url).follow().await
+    }
+
+    /// Sends a form as a browser does when its button is pressed, and follows redirects.
+    pub async fn submit(&self, form: &Form) -> Result<Response, Failure> {
+        let fields = form
+            .fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        if form.post {
+            let origin = form.action.origin().ascii_serialization();
+            let call = self
+                .post(&form.action)
+                .navigation()
+                .header("origin", origin);
+            return call.form(fields).follow().await;
+        }
+        let mut url = form.action.clone();
+        url.query_pairs_mut().clear().extend_pairs(fields);
+        self.browse(url).await
     }
 
     /// Opens a WebSocket with our cookies and these extra headers; the answer's status if it is refused.

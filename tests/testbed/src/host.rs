@@ -196,13 +196,3 @@ pub(crate) fn respond(status: u16, content_type: &str, body: impl Into<Bytes>) -
 pub(crate) fn json(status: u16, value: &serde_json::Value) -> Response<Body> {
     respond(status, "application/json", value.to_string())
 }
-
-/// A redirect (303, so that a posted form becomes a GET).
-pub(crate) fn redirect(location: &str) -> Response<Body> {
-    Response::builder()
-        .status(303)
-        .header("location", location)
-        .header("cache-control", "no-store")
-        .body(full(""))
-        .unwrap_or_else(|_| respond(500, "text/plain", "the redirect target is no header value"))
-}

@@ -372,7 +372,10 @@ impl State {
             Ok(client) => client,
             Err(code) => return Reply::oauth_error(code),
         };
-        if request.param("request_uri").is_some() {
+        // RFC 9126 §2.1: the parameters of an authorization request, `client_id` among them, and no `request_uri`.
+        if request.param("client_id") != Some(client.clone())
+            || request.param("request_uri").is_some()
+        {
             return Reply::oauth_error("invalid_request");
         }
         let credentials = [

@@ -400,6 +400,7 @@ async fn pushed_requests_are_redeemed_once_and_can_be_demanded() {
     let challenge = random(32);
     let fields = [
         ("response_type", "code"),
+        ("client_id", CLIENT_ID),
         ("redirect_uri", CALLBACK),
         ("scope", "openid"),
         ("code_challenge", challenge.as_str()),

@@ -1,1 +1,365 @@
-//! (to be written)
+//! Constructs everything once, serves, reloads and drains.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::admin::{Admin, Health};
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::model::{Config, Listener};
+use crate::config::{self, Environment, Loaded};
+use crate::listen::{self, Bound, tls::Certificate};
+use crate::login;
+use crate::metrics::{Metrics, ReloadResult};
+use crate::oidc::Provider;
+use crate::proxy::live::{Lasting, Live};
+use crate::proxy::{InFlight, Proxy};
+use crate::refresh::Refresher;
+use crate::session::Sessions;
+
+/// Pause between looks at the session store.
+const STORE_PULSE: Duration = Duration::from_secs(1);
+/// Pause between looks at the providers: while one is missing, and when all are there.
+const PROVIDER_RETRY: Duration = Duration::from_secs(5);
+const PROVIDER_PULSE: Duration = Duration::from_secs(60);
+
+/// Why daypass does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something configured cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] listen::BindError),
+}
+
+/// Where the configuration comes from, for reloading.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// The environment at start.
+    pub environment: Environment,
+}
+
+/// Bound and ready to serve.
+#[derive(Debug)]
+pub struct App {
+    source: Source,
+    listeners: Vec<Bound>,
+    admin: Bound,
+    certificates: Vec<Arc<Certificate>>,
+    live: Arc<ArcSwap<Live>>,
+    lasting: Lasting,
+    refresher: Arc<Refresher>,
+    health: Arc<Health>,
+    in_flight: Arc<InFlight>,
+}
+
+impl App {
+    /// Constructs everything and binds every listener; reaches out to nobody.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn build(loaded: Loaded, source: Source) -> Result<Self, StartError> {
+        let config = Arc::new(loaded.config);
+        let clock: SharedClock = Arc::new(SystemClock);
+        let metrics =
+            Arc::new(Metrics::new().map_err(|error| StartError::Config(error.to_string()))?);
+        let sessions = Sessions::open(&config.session, clock.clone(), metrics.clone())
+            .map_err(StartError::Config)?;
+        let refresher = Refresher::new(sessions.clone(), clock.clone(), metrics.clone());
+        let lasting = Lasting {
+            sessions,
+            login_memory: login::Memory::new(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let live = Live::compile(config.clone(), &lasting, None).map_err(StartError::Config)?;
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let bound = listen::bind(listener).await?;
+            tracing::info!(listener = "public", address = %bound.address, tls = listener.tls.is_some(), "listening");
+            listeners.push(bound);
+        }
+        let admin = listen::bind(&Listener {
+            address: config.admin.clone(),
+            tls: None,
+        })
+        .await?;
+        tracing::info!(listener = "admin", address = %admin.address, tls = false, "listening");
+        metrics.config_loaded(clock.now());
+        Ok(Self {
+            source,
+            certificates: listeners.iter().filter_map(Bound::certificate).collect(),
+            listeners,
+            admin,
+            live: Arc::new(ArcSwap::from_pointee(live)),
+            lasting,
+            refresher,
+            health: Arc::default(),
+            in_flight: Arc::default(),
+        })
+    }
+
+    /// Serves until `shutdown` resolves, then drains: no new connections, requests and refreshes under way are finished,
+    /// at most for `limits.drain_timeout`.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stop, stopping) = watch::channel(false);
+        let config = self.live.load().config.clone();
+        let keepalive = config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.keepalive)
+            .sum();
+        let proxy = Proxy::new(
+            self.live.clone(),
+            self.refresher.clone(),
+            self.lasting.clock.clone(),
+            self.in_flight.clone(),
+        );
+        let proxy = Arc::new(proxy.into_app(keepalive));
+        let mut serving = JoinSet::new();
+        for listener in self.listeners {
+            serving.spawn(listener.serve(proxy.clone(), stopping.clone()));
+        }
+        // The admin port answers to the end, so that probes see the drain.
+        let (admin_stop, admin_stopping) = watch::channel(false);
+        let admin = Arc::new(Admin::new(
+            self.lasting.metrics.clone(),
+            self.health.clone(),
+        ));
+        let admin = tokio::spawn(self.admin.serve(admin, admin_stopping));
+
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(watch_store(
+            self.lasting.sessions.clone(),
+            self.health.clone(),
+        ));
+        upkeep.spawn(watch_providers(self.live.clone(), self.health.clone()));
+        let reloader = Reloader {
+            source: self.source,
+            live: self.live.clone(),
+            lasting: self.lasting.clone(),
+            certificates: self.certificates,
+        };
+        upkeep.spawn(reloader.run());
+
+        shutdown.await;
+        let patience = self.live.load().config.limits.drain_timeout;
+        tracing::info!(
+            in_flight = self.in_flight.count(),
+            refreshes = self.refresher.in_flight(),
+            "draining"
+        );
+        self.health.drain();
+        upkeep.abort_all();
+        let _ = stop.send(true);
+        let drained = tokio::time::timeout(patience, async {
+            self.in_flight.drained().await;
+            self.refresher.drain(patience).await;
+            self.live.load().logout.drained().await;
+            while serving.join_next().await.is_some() {}
+        });
+        match drained.await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!(
+                in_flight = self.in_flight.count(),
+                refreshes = self.refresher.in_flight(),
+                "drain timed out; cutting what is left"
+            ),
+        }
+        serving.abort_all();
+        let _ = admin_stop.send(true);
+        admin.abort();
+    }
+}
+
+/// Keeps `readyz` and `store_connected` true.
+async fn watch_store(sessions: Sessions, health: Arc<Health>) {
+    let mut up = None;
+    loop {
+        let now = sessions.ping().await.is_ok();
+        health.store(now);
+        match (up, now) {
+            (Some(false), true) => tracing::info!("session store is back"),
+            (None | Some(true), false) => tracing::warn!("session store does not answer"),
+            _ => {}
+        }
+        up = Some(now);
+        tokio::time::sleep(STORE_PULSE).await;
+    }
+}
+
+/// Fetches metadata ahead of the first login, and tries again while a provider is away.
+async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
+    let mut up = None;
+    loop {
+        let providers = live.load().providers.clone();
+        let mut all = true;
+        for provider in &providers {
+            if let Err(error) = provider.warm_up().await {
+                all = false;
+                if up != Some(false) {
+                    tracing::warn!(provider = &*provider.config().name, %error, "provider is not available; trying again");
+                }
+            }
+        }
+        if all && up == Some(false) {
+            tracing::info!("all providers are available");
+        }
+        up = Some(all);
+        health.providers(all);
+        tokio::time::sleep(if all { PROVIDER_PULSE } else { PROVIDER_RETRY }).await;
+    }
+}
+
+/// Puts a changed configuration into force.
+struct Reloader {
+    source: Source,
+    live: Arc<ArcSwap<Live>>,
+    lasting: Lasting,
+    certificates: Vec<Arc<Certificate>>,
+}
+
+impl Reloader {
+    async fn run(self) {
+        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+        else {
+            tracing::error!("cannot listen for SIGHUP; reload needs a restart");
+            return;
+        };
+        let files = self.live.load().config.files.clone();
+        let mut watcher = match config::watch::Watcher::new(files) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch the configuration's files; use SIGHUP to reload");
+                while hangup.recv().await.is_some() {
+                    self.reload().await;
+                }
+                return;
+            }
+        };
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                () = watcher.changed() => {}
+            }
+            if let Some(files) = self.reload().await {
+                watcher.follow(files);
+            }
+        }
+    }
+
+    /// Loads and swaps. Returns the files to watch from now on when that worked.
+    async fn reload(&self) -> Option<Vec<PathBuf>> {
+        let Source { path, environment } = self.source.clone();
+        // Reads files: kept off the workers that serve.
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &environment))
+            .await
+            .ok()?;
+        let result = match loaded {
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.swap(loaded.config)
+            }
+            Err(problems) => {
+                for problem in &problems.problems {
+                    tracing::error!("{problem}");
+                }
+                Err("the new configuration has problems".to_owned())
+            }
+        };
+        match result {
+            Ok(files) => {
+                self.lasting.metrics.reloaded(ReloadResult::Success);
+                self.lasting.metrics.config_loaded(self.lasting.clock.now());
+                tracing::info!("configuration reloaded");
+                Some(files)
+            }
+            Err(problem) => {
+                self.lasting.metrics.reloaded(ReloadResult::Rejected);
+                tracing::error!(problem, "configuration rejected; the old one serves on");
+                None
+            }
+        }
+    }
+
+    /// Everything that can fail comes first; then one swap.
+    fn swap(&self, config: Config) -> Result<Vec<PathBuf>, String> {
+        let old = self.live.load_full();
+        if old.config.listeners != config.listeners || old.config.admin != config.admin {
+            return Err("listen addresses changed: that takes a restart".to_owned());
+        }
+        let config = Arc::new(config);
+        let new = Live::compile(config.clone(), &self.lasting, Some(&old))?;
+        for certificate in &self.certificates {
+            certificate.reload()?;
+        }
+        self.lasting.sessions.reconfigure(&config.session)?;
+        self.live.store(Arc::new(new));
+        Ok(config.files.clone())
+    }
+}
+
+/// Builds everything the configuration names and throws it away again: what only shows when it is used (keys,
+/// certificates, authorities) is a problem of `check`, too. Reaches out to nobody.
+///
+/// # Errors
+/// The first thing that cannot be used.
+pub fn check_offline(config: &Config) -> Result<(), String> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
+    let sessions = Sessions::open(&config.session, clock.clone(), metrics.clone())?;
+    let lasting = Lasting {
+        sessions,
+        login_memory: login::Memory::new(),
+        clock,
+        metrics,
+    };
+    for files in config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref())
+    {
+        Certificate::load(files)?;
+    }
+    Live::compile(Arc::new(config.clone()), &lasting, None).map(drop)
+}
+
+/// Asks everything configured whether it is there (`check --online`). Returns one line per problem.
+pub async fn check_online(config: Config) -> Vec<String> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let metrics = match Metrics::new() {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut problems = Vec::new();
+    for provider in &config.providers {
+        let asked = match Provider::new(provider.clone(), clock.clone(), metrics.clone()) {
+            Ok(asked) => asked.warm_up().await.map_err(|error| error.to_string()),
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = asked {
+            problems.push(format!(
+                "provider {}: {}: {problem}",
+                provider.name, provider.issuer
+            ));
+        }
+    }
+    let store = match Sessions::open(&config.session, clock, metrics) {
+        Ok(sessions) => sessions.ping().await.map_err(|error| error.to_string()),
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = store {
+        problems.push(format!("session.store: {problem}"));
+    }
+    problems
+}

@@ -2,9 +2,12 @@
 //!
 //! See `docs/architecture.md` for the layers and the way of a request.
 
+pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod listen;
 pub mod login;
 pub mod logout;
 pub mod metrics;

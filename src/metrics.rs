@@ -10,6 +10,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+mod series;
+pub use series::{RouteSeries, UpstreamSeries};
+
 /// Makes a closed label: an enum whose variants have fixed texts.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {

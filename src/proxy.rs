@@ -1,1 +1,555 @@
-//! (to be written)
+//! Runs a request through pingora's phases, which only call the rest.
+//!
+//! `early_request_filter` reads the head strictly, `request_filter` decides and answers what is ours, `upstream_peer` and
+//! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A [`Context`] carries
+//! the request; it holds the configuration the request began with.
+
+mod answer;
+mod context;
+mod decide;
+mod endpoints;
+mod forward;
+mod guard;
+mod intake;
+pub mod live;
+mod refusal;
+mod respond;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::clock::SharedClock;
+use crate::login::audit::subject_hash;
+use crate::metrics::{Denied, UpstreamError};
+use crate::refresh::Refresher;
+use crate::telemetry;
+use crate::web::forwarded::Client;
+use crate::web::host::Authority;
+use crate::web::path::CanonicalPath;
+use crate::web::trace::RequestId;
+
+use answer::Answer;
+use context::Context;
+pub use context::InFlight;
+use endpoints::{Endpoint, Endpoints};
+pub use guard::Guarded;
+use live::Live;
+use refusal::Refusal;
+
+/// Longest silence on a stream (WebSocket, server-sent events) in either direction.
+const STREAM_SILENCE: Duration = Duration::from_secs(3600);
+/// Longest wait for the next piece of a request body, and for a client to take the next piece of an answer.
+const CLIENT_SILENCE: Duration = Duration::from_secs(60);
+/// Attempts to connect before giving up; more than one only when the name has several addresses.
+const CONNECTS: u8 = 3;
+
+/// The proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    live: Arc<ArcSwap<Live>>,
+    refresher: Arc<Refresher>,
+    clock: SharedClock,
+    in_flight: Arc<InFlight>,
+}
+
+impl Proxy {
+    /// Puts it together.
+    pub fn new(
+        live: Arc<ArcSwap<Live>>,
+        refresher: Arc<Refresher>,
+        clock: SharedClock,
+        in_flight: Arc<InFlight>,
+    ) -> Self {
+        Self {
+            live,
+            refresher,
+            clock,
+            in_flight,
+        }
+    }
+
+    /// The application that connections are handed to. `keepalive` idle upstream connections are kept in all.
+    pub fn into_app(self, keepalive: usize) -> Guarded<Self> {
+        let conf = pingora::server::configuration::ServerConf {
+            upstream_keepalive_pool_size: keepalive.max(1),
+            max_retries: usize::from(CONNECTS),
+            ..Default::default()
+        };
+        let mut proxy = HttpProxy::new(self, Arc::new(conf));
+        proxy.handle_init_modules();
+        Guarded::new(proxy)
+    }
+
+    /// Reads the head; what is ambiguous ends here.
+    fn take_in(&self, session: &Session, ctx: &mut Context) -> Result<Taken, Refusal> {
+        let live = ctx.live.clone();
+        let config = &live.config;
+        let head = session.req_header();
+        let peer = session
+            .client_addr()
+            .and_then(|address| address.as_inet())
+            .map(std::net::SocketAddr::ip);
+        let tls = session
+            .digest()
+            .is_some_and(|digest| digest.ssl_digest.is_some());
+        ctx.client = Client::of(peer, &config.trusted_proxies, &head.headers, tls);
+        ctx.request_id = RequestId::of(&head.headers, ctx.client.trusted);
+        intake::inspect(session, config.limits.header_bytes)?;
+
+        // Method, host and path are what routes are matched on: each in one form only.
+        let sent_host = ctx
+            .client
+            .host
+            .as_deref()
+            .or_else(|| {
+                head.headers
+                    .get(header::HOST)
+                    .and_then(|value| value.to_str().ok())
+            })
+            .or_else(|| head.uri.authority().map(http::uri::Authority::as_str));
+        let named = sent_host
+            .and_then(Authority::parse)
+            .ok_or(Refusal::Malformed("Send a valid Host field."))?;
+        ctx.origin = config
+            .public_origins
+            .iter()
+            .position(|origin| named.is(origin))
+            .ok_or(Refusal::Misdirected)?;
+        let raw = if head.raw_path().starts_with(b"/") {
+            head.raw_path()
+        } else {
+            head.uri
+                .path_and_query()
+                .map_or(&b""[..], |target| target.as_str().as_bytes())
+        };
+        let raw_path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let path = CanonicalPath::parse(raw_path)
+            .map_err(|_| Refusal::Malformed("The path can be read in more than one way."))?;
+        let changed = path.as_str().as_bytes() != raw_path;
+        ctx.path = Some(path.as_str().to_owned());
+        if let Some(endpoint) = Endpoint::of(path.as_str(), &config.base_path) {
+            return Ok(Taken::Own(endpoint));
+        }
+        let route = live
+            .table
+            .find(named.host(), &head.method, &path)
+            .ok_or(Refusal::NoRoute)?;
+        ctx.route = Some(route.index);
+        let rewritten = route.rewrite(&path);
+        if changed || rewritten != path.as_str() {
+            let query = head
+                .uri
+                .query()
+                .map(|query| format!("?{query}"))
+                .unwrap_or_default();
+            let target = http::Uri::try_from(format!("{rewritten}{query}"))
+                .map_err(|_| Refusal::Malformed("The request target is not valid."))?;
+            ctx.target = Some(target);
+        }
+        ctx.upgrade = session.is_upgrade_req();
+        ctx.events = head
+            .headers
+            .get(header::ACCEPT)
+            .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"));
+        let limit = route.config.limits.body;
+        if head
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse::<u64>().ok())
+            .is_some_and(|length| length > limit)
+        {
+            return Err(Refusal::BodyTooLarge);
+        }
+        Ok(Taken::Routed)
+    }
+
+    async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        taken: Result<Taken, Refusal>,
+    ) -> pingora::Result<Option<Answer>> {
+        let refusal = match taken {
+            Ok(Taken::Own(endpoint)) => {
+                ctx.decision = "own";
+                let endpoints = Endpoints {
+                    ctx,
+                    refresher: &self.refresher,
+                    clock: &self.clock,
+                };
+                return endpoints.answer(endpoint, session).await.map(Some);
+            }
+            Ok(Taken::Routed) => {
+                let live = ctx.live.clone();
+                // `take_in` has just set the route.
+                let Some(route) = ctx.route.map(|index| &live.config.routes[index]) else {
+                    return Ok(None);
+                };
+                match decide::decide(
+                    &live,
+                    &self.refresher,
+                    route,
+                    session.req_header(),
+                    ctx.upgrade,
+                )
+                .await
+                {
+                    Ok(signed_in) => {
+                        if let Some(signed_in) = &signed_in {
+                            live.own
+                                .metrics()
+                                .token_forwarded(decide::token_left(signed_in, self.clock.now()));
+                        }
+                        ctx.session = signed_in;
+                        ctx.decision = "forward";
+                        return Ok(None);
+                    }
+                    Err(refusal) => refusal,
+                }
+            }
+            Err(refusal) => refusal,
+        };
+        let head = session.req_header().as_owned_parts();
+        Ok(Some(respond::refuse_or_login(ctx, &head, refusal).await))
+    }
+
+    fn account(&self, session: &Session, ctx: &mut Context) {
+        if std::mem::replace(&mut ctx.accounted, true) {
+            return;
+        }
+        let live = ctx.live.clone();
+        let series = match ctx.route {
+            Some(index) => &live.routes[index].series,
+            None if ctx.decision == "own" || ctx.decision.starts_with("signed") => &live.own,
+            None => &live.unrouted,
+        };
+        let took = ctx.started.elapsed();
+        let own = ctx
+            .sent
+            .map_or(took, |sent| sent.duration_since(ctx.started));
+        let status = session
+            .response_written()
+            .map(|head| head.status)
+            .or(ctx.answered)
+            .unwrap_or(http::StatusCode::from_u16(499).unwrap_or(http::StatusCode::BAD_REQUEST));
+        let head = session.req_header();
+        series.answered(&head.method, status, took, own);
+        if let Some(refusal) = &ctx.refusal {
+            if let Some(reason) = refusal.unauthenticated() {
+                series.metrics().unauthenticated(series.route(), reason);
+            }
+            if let Some(reason) = refusal.denied() {
+                series.metrics().denied(series.route(), reason);
+                if !matches!(
+                    reason,
+                    Denied::NoRoute | Denied::Malformed | Denied::TooLarge
+                ) {
+                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
+                }
+            }
+        }
+        if live.config.logging.access_log {
+            let access = ctx.route.map_or("none", |index| {
+                live::access_label(live.config.routes[index].access)
+            });
+            tracing::info!(
+                target: telemetry::ACCESS,
+                decision = ctx.decision,
+                request.id = ctx.request_id.as_str(),
+                http.method = head.method.as_str(),
+                http.status = status.as_u16(),
+                url.path = ctx.path.as_deref(),
+                route = &**series.route(),
+                access,
+                reason = ctx.refusal.as_ref().map(Refusal::reason),
+                client.address = %ctx.client.ip,
+                subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
+                duration_ms = millis(took),
+                own_ms = millis(own),
+                upstream_ms = ctx.upstream_took.map(millis),
+                "request"
+            );
+        }
+    }
+}
+
+fn millis(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Whose a request is.
+enum Taken {
+    /// One of our endpoints.
+    Own(Endpoint),
+    /// A route's.
+    Routed,
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        guard::header_read();
+        // Who sent it is known once the head is looked at.
+        let nobody = Client {
+            ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            proto_https: false,
+            host: None,
+            peer: None,
+            trusted: false,
+        };
+        Context::new(
+            self.live.load_full(),
+            RequestId::generate(),
+            nobody,
+            &self.in_flight,
+        )
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        let taken = self.take_in(session, ctx);
+        let silence = if ctx.upgrade {
+            STREAM_SILENCE
+        } else {
+            CLIENT_SILENCE
+        };
+        session.set_read_timeout(Some(silence));
+        session.set_write_timeout(Some(silence));
+        let Some(answer) = self.answer(session, ctx, taken).await? else {
+            return Ok(false);
+        };
+        ctx.answered = Some(answer.status());
+        answer.write(session, ctx.request_id.to_value()).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let route = ctx
+            .route
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "no route"))?;
+        let live = ctx.live.clone();
+        let upstream = live.routes[route]
+            .upstream
+            .as_ref()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "route without upstream"))?;
+        ctx.connects += 1;
+        let Ok(mut peer) = upstream.peer().await else {
+            ctx.unresolved = true;
+            return Err(Error::explain(ErrorType::ConnectError, "name not resolved").into_up());
+        };
+        let silence = if ctx.upgrade || ctx.events {
+            STREAM_SILENCE
+        } else {
+            upstream
+                .config
+                .read_timeout
+                .min(live.config.routes[route].limits.timeout)
+        };
+        peer.options.read_timeout = Some(silence);
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Some(index) = ctx.route {
+            let live = ctx.live.clone();
+            forward::request(upstream, ctx, &live.table.routes()[index]);
+        }
+        ctx.sent = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let (Some(chunk), Some(route)) = (body, ctx.route)
+            && !session.was_upgraded()
+        {
+            ctx.body += chunk.len() as u64;
+            if ctx.body > ctx.live.config.routes[route].limits.body {
+                ctx.refusal = Some(Refusal::BodyTooLarge);
+                return Err(
+                    Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let Some(index) = ctx.route else {
+            return Ok(());
+        };
+        let live = ctx.live.clone();
+        if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {
+                let took = sent.elapsed();
+                ctx.upstream_took = Some(took);
+                upstream.series.answered(took);
+            }
+            let streams = head.status == http::StatusCode::SWITCHING_PROTOCOLS
+                || head
+                    .headers
+                    .get(header::CONTENT_TYPE)
+                    .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            if streams && !ctx.streaming {
+                ctx.streaming = true;
+                live.routes[index].series.stream(true);
+                session.set_write_timeout(Some(STREAM_SILENCE));
+            }
+        }
+        forward::response(head, ctx, &live.table.routes()[index])
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
+        self.account(session, ctx);
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent, so any method may try the next address.
+        let more = ctx
+            .route
+            .and_then(|index| ctx.live.routes[index].upstream.as_ref())
+            .is_some_and(|upstream| upstream.has_alternatives());
+        error.set_retry(more && ctx.connects < CONNECTS);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let refusal = match error.etype() {
+            ErrorType::HTTPStatus(413) => Some(Refusal::BodyTooLarge),
+            ErrorType::HTTPStatus(_) => {
+                Some(Refusal::Malformed("The message cannot be forwarded."))
+            }
+            _ => match error.esource() {
+                ErrorSource::Upstream => Some(Refusal::Upstream(upstream_error(
+                    error.etype(),
+                    ctx.unresolved,
+                ))),
+                // The client is gone, or its message broke off: nobody is left to answer.
+                ErrorSource::Downstream
+                    if matches!(
+                        error.etype(),
+                        ErrorType::WriteError
+                            | ErrorType::ReadError
+                            | ErrorType::ConnectionClosed
+                            | ErrorType::WriteTimedout
+                    ) =>
+                {
+                    None
+                }
+                ErrorSource::Downstream => Some(Refusal::Malformed("The message cannot be read.")),
+                ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal),
+            },
+        };
+        let mut code = 0;
+        if let Some(refusal) = refusal {
+            if let (Refusal::Upstream(reason), Some(upstream)) = (
+                &refusal,
+                ctx.route
+                    .and_then(|index| ctx.live.routes[index].upstream.clone()),
+            ) {
+                ctx.live
+                    .own
+                    .metrics()
+                    .upstream_error(&upstream.config.name, *reason);
+                tracing::warn!(
+                    upstream = &*upstream.config.name,
+                    reason = reason.label(),
+                    request.id = ctx.request_id.as_str(),
+                    "upstream gave no answer"
+                );
+            } else if refusal == Refusal::Internal {
+                tracing::error!(
+                    kind = error.etype().as_str(),
+                    request.id = ctx.request_id.as_str(),
+                    "request failed"
+                );
+            }
+            code = refusal.status().as_u16();
+            if session.response_written().is_none() {
+                let head = session.req_header().as_owned_parts();
+                let answer = respond::refuse(ctx, &head, refusal).closing(true);
+                let _ = answer.write(session, ctx.request_id.to_value()).await;
+            } else {
+                ctx.refusal = Some(refusal);
+            }
+        }
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    /// pingora's own lines hold request targets and header bytes: `logging` and `fail_to_proxy` say what is worth saying.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _: &Session, ctx: &Context) -> String {
+        ctx.request_id.as_str().to_owned()
+    }
+}
+
+fn upstream_error(kind: &ErrorType, unresolved: bool) -> UpstreamError {
+    match kind {
+        _ if unresolved => UpstreamError::Resolve,
+        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+            UpstreamError::Timeout
+        }
+        ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::ConnectError
+        | ErrorType::ConnectProxyFailure
+        | ErrorType::SocketError => UpstreamError::Connect,
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => UpstreamError::Tls,
+        _ => UpstreamError::Protocol,
+    }
+}

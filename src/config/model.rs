@@ -83,6 +83,15 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// A listener's certificate; files are read again when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
@@ -169,7 +178,7 @@ pub enum Par {
 pub struct Session {
     /// Where sessions are kept.
     pub store: Store,
-    /// First seals, all open. Never empty: generated for the memory store when not configured.
+    /// First seals, all open. Empty only with the memory store: then the sessions make a key of their own.
     pub keys: Vec<SealingKey>,
     /// Absolute lifetime.
     pub lifetime: Duration,

@@ -256,7 +256,7 @@ fn keys(section: &Section<'_>, store: Option<&Store>) -> Option<Vec<SealingKey>>
     let reader = section.reader;
     let Some(value) = section.given("keys") else {
         return match store? {
-            Store::Memory { .. } => Some(vec![SealingKey::new(super::keygen())]),
+            Store::Memory { .. } => Some(Vec::new()),
             Store::Redis(_) => {
                 reader.problem(
                     &section.spot_of("keys"),

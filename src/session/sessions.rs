@@ -17,6 +17,7 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::seal::KeyRing;
+use crate::secret::SealingKey;
 
 /// Sessions of this deployment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Sessions {
         };
         Ok(Self(Arc::new(Inner {
             store,
-            settings: ArcSwap::from_pointee(Settings::new(config)),
+            settings: ArcSwap::from_pointee(Settings::new(config, None)),
             seen: Seen::new(metrics),
             clock,
             lease,
@@ -95,7 +96,8 @@ impl Sessions {
             (Store::Redis(redis), model::Store::Redis(config)) => redis.reconfigure(config)?,
             _ => return Err("session.store: another kind of store takes a restart".into()),
         }
-        self.0.settings.store(Arc::new(Settings::new(config)));
+        let settings = Settings::new(config, Some(&self.0.settings.load()));
+        self.0.settings.store(Arc::new(settings));
         Ok(())
     }
 
@@ -351,9 +353,16 @@ impl Sessions {
 }
 
 impl Settings {
-    fn new(config: &model::Session) -> Self {
+    /// Without configured keys (memory store only) the ring in force stays, or a fresh one is made: logins under way must
+    /// survive a reload.
+    fn new(config: &model::Session, in_force: Option<&Self>) -> Self {
+        let keys = match (config.keys.as_slice(), in_force) {
+            ([], Some(in_force)) => in_force.keys.clone(),
+            ([], None) => KeyRing::new(&[SealingKey::new(crate::config::keygen())]),
+            (configured, _) => KeyRing::new(configured),
+        };
         Self {
-            keys: KeyRing::new(&config.keys),
+            keys,
             idle: config.idle_timeout.filter(|idle| !idle.is_zero()),
         }
     }

@@ -2,3 +2,7 @@
 
 mod deploy;
 mod layering;
+mod smoke;
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_daypass");

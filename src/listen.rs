@@ -1,0 +1,237 @@
+//! Accepts connections: binds before anything starts, hands streams to an application, and drains.
+//!
+//! pingora's own listener layer retries a taken port for 30 s and then panics in a task, and its shutdown cuts requests;
+//! so sockets are bound here, where a failure is an ordinary error, and the accept loops are ours.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::ServerApp;
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config::model::{Address, Listener};
+
+pub mod tls;
+
+/// Longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections held at once by one listener; more wait in the kernel's queue.
+const CONNECTIONS: usize = 65_536;
+/// Pause after a failed `accept`, which is nearly always a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket, not yet accepting.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    /// Where it really listens: a port 0 has become a number.
+    pub address: Address,
+    tls: Option<Arc<tls::Certificate>>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, UnixPath),
+}
+
+/// Removes the socket file when the listener goes.
+#[derive(Debug)]
+struct UnixPath(PathBuf);
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The socket.
+    #[error("cannot listen on {address}")]
+    Socket {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate.
+    #[error("cannot use the certificate of {address}: {problem}")]
+    Certificate {
+        /// Where.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Binds one listener.
+///
+/// # Errors
+/// See [`BindError`].
+pub async fn bind(listener: &Listener) -> Result<Bound, BindError> {
+    let name = listener.address.to_string();
+    let failed = |source| BindError::Socket {
+        address: name.clone(),
+        source,
+    };
+    let tls = match &listener.tls {
+        Some(files) => Some(Arc::new(tls::Certificate::load(files).map_err(
+            |problem| BindError::Certificate {
+                address: name.clone(),
+                problem,
+            },
+        )?)),
+        None => None,
+    };
+    let (socket, address) = match &listener.address {
+        Address::Tcp(address) => {
+            let socket = TcpListener::bind(address).await.map_err(failed)?;
+            let bound = socket.local_addr().map_err(failed)?;
+            (Socket::Tcp(socket), Address::Tcp(bound))
+        }
+        Address::Unix(path) => {
+            // A socket file left by a crash would make bind fail. One that still answers belongs to somebody.
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process listens on this socket",
+                )));
+            }
+            if std::fs::symlink_metadata(path)
+                .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()))
+            {
+                let _ = std::fs::remove_file(path);
+            }
+            let socket = UnixListener::bind(path).map_err(failed)?;
+            // The group may connect: a reverse proxy in front runs as another user.
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))
+                .map_err(failed)?;
+            (
+                Socket::Unix(socket, UnixPath(path.clone())),
+                Address::Unix(path.clone()),
+            )
+        }
+    };
+    Ok(Bound {
+        socket,
+        address,
+        tls,
+    })
+}
+
+impl Bound {
+    /// The certificate, for reloading.
+    pub fn certificate(&self) -> Option<Arc<tls::Certificate>> {
+        self.tls.clone()
+    }
+
+    /// Accepts until `stop` turns true, then closes the socket. Connections go on: see [`ServerApp`] for how they end.
+    pub async fn serve<A: ServerApp + Send + Sync + 'static>(
+        self,
+        app: Arc<A>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            // Finished connections are forgotten as we go, so the set stays as small as what is open.
+            while connections.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                accepted = self.accept(&slots) => accepted,
+            };
+            let (stream, slot) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(error = %error, listener = %self.address, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (app, acceptor, stop) = (
+                app.clone(),
+                self.tls.as_ref().map(|tls| tls.acceptor()),
+                stop.clone(),
+            );
+            connections.spawn(async move {
+                let _slot = slot;
+                let Some(stream) = handshake(stream, acceptor).await else {
+                    return;
+                };
+                let mut next = app.process_new(stream, &stop).await;
+                while let Some(stream) = next {
+                    next = app.process_new(stream, &stop).await;
+                }
+            });
+        }
+        let Self { socket, .. } = self;
+        drop(socket);
+        app.cleanup().await;
+        // The drain deadline belongs to the caller, who drops this future when it is reached.
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept(
+        &self,
+        slots: &Arc<Semaphore>,
+    ) -> io::Result<(L4Stream, tokio::sync::OwnedSemaphorePermit)> {
+        let slot = slots
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
+        let stream = match &self.socket {
+            Socket::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                let fd = stream.as_raw_fd();
+                let mut stream = L4Stream::from(stream);
+                stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
+                stream
+            }
+            Socket::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                let fd = stream.as_raw_fd();
+                let mut stream = L4Stream::from(stream);
+                stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
+                stream
+            }
+        };
+        Ok((stream, slot))
+    }
+}
+
+async fn handshake(stream: L4Stream, acceptor: Option<Arc<Acceptor>>) -> Option<Stream> {
+    let Some(acceptor) = acceptor else {
+        return Some(Box::new(stream));
+    };
+    // Failed handshakes are everyday noise (scanners, probes): not worth a log line at the default level.
+    match tokio::time::timeout(HANDSHAKE, acceptor.tls_handshake(stream)).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(_)) => {
+            tracing::debug!("TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("TLS handshake timed out");
+            None
+        }
+    }
+}
+
+/// Resolves when `stop` is true, or when nobody is left who could make it so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

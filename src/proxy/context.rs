@@ -1,0 +1,153 @@
+//! Carries one request through the phases, and accounts for it at the end however it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::sync::Notify;
+
+use crate::session::Session;
+use crate::web::forwarded::Client;
+use crate::web::trace::RequestId;
+
+use super::live::Live;
+use super::refusal::Refusal;
+
+/// One request.
+#[derive(Debug)]
+pub struct Context {
+    /// When its header had been read.
+    pub started: Instant,
+    /// The configuration it began with; a reload in between does not concern it.
+    pub live: Arc<Live>,
+    /// Its id, ours or a trusted proxy's.
+    pub request_id: RequestId,
+    /// Who sent it, as far as that can be believed.
+    pub client: Client,
+    /// Index of the public origin it came to.
+    pub origin: usize,
+    /// Index of its route.
+    pub route: Option<usize>,
+    /// Canonical path (before a rewrite), for the log.
+    pub path: Option<String>,
+    /// Target to send upstream, when it differs from what came in.
+    pub target: Option<http::Uri>,
+    /// The session it rides on.
+    pub session: Option<Arc<Session>>,
+    /// What was decided, for the log: `forward`, `login`, `refuse`, `own`.
+    pub decision: &'static str,
+    /// Why it was refused.
+    pub refusal: Option<Refusal>,
+    /// Status of our own answer, when we gave one.
+    pub answered: Option<StatusCode>,
+    /// It asks for an upgrade.
+    pub upgrade: bool,
+    /// It expects a stream of events.
+    pub events: bool,
+    /// An upgraded connection is counted as open.
+    pub streaming: bool,
+    /// Body bytes seen.
+    pub body: u64,
+    /// When it went upstream.
+    pub sent: Option<Instant>,
+    /// How long the upstream took for its response header.
+    pub upstream_took: Option<Duration>,
+    /// Attempts to connect.
+    pub connects: u8,
+    /// Name resolution failed.
+    pub unresolved: bool,
+    /// Accounted for in metrics and log.
+    pub accounted: bool,
+    _in_flight: InFlightGuard,
+}
+
+impl Context {
+    /// A request whose header has just been read.
+    pub fn new(
+        live: Arc<Live>,
+        request_id: RequestId,
+        client: Client,
+        in_flight: &Arc<InFlight>,
+    ) -> Self {
+        Self {
+            started: Instant::now(),
+            live,
+            request_id,
+            client,
+            origin: 0,
+            route: None,
+            path: None,
+            target: None,
+            session: None,
+            decision: "refuse",
+            refusal: None,
+            answered: None,
+            upgrade: false,
+            events: false,
+            streaming: false,
+            body: 0,
+            sent: None,
+            upstream_took: None,
+            connects: 0,
+            unresolved: false,
+            accounted: false,
+            _in_flight: InFlight::enter(in_flight),
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // `logging` is not called for requests whose future is dropped (a drain that ran out): the gauge must not leak.
+        if self.streaming
+            && let Some(route) = self.route
+        {
+            self.live.routes[route].series.stream(false);
+        }
+    }
+}
+
+/// Counts requests under way, so that a drain knows when it is done.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    count: AtomicUsize,
+    empty: Notify,
+}
+
+impl InFlight {
+    fn enter(this: &Arc<Self>) -> InFlightGuard {
+        this.count.fetch_add(1, Ordering::Relaxed);
+        InFlightGuard(this.clone())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Resolves when there is none.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn drained(&self) {
+        loop {
+            let empty = self.empty.notified();
+            if self.count() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct InFlightGuard(Arc<InFlight>);
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.empty.notify_waiters();
+        }
+    }
+}

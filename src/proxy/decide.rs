@@ -1,0 +1,157 @@
+//! Decides what becomes of a request on a route: forwarded (with or without session) or refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+
+use crate::config::model::{Access, Route, TokenKind};
+use crate::metrics::Unauthenticated;
+use crate::refresh::{RefreshError, Refresher};
+use crate::route;
+use crate::session::{Found, Gone, Lookup, Session, SessionId, StoreError};
+use crate::web::{cookie, fetch};
+
+use super::live::Live;
+use super::refusal::Refusal;
+
+/// Cookies of our name that are tried: a sibling application under the same name may have planted others (COOKIE-07).
+const CANDIDATES: usize = 4;
+
+/// What the cookies of a request led to.
+#[derive(Debug)]
+pub(super) enum Presented {
+    /// A live session.
+    Session(SessionId, Found),
+    /// None; with what is known of the one that is gone.
+    None(Option<(SessionId, Gone)>),
+}
+
+/// Looks the request's session up. Counts as use when `touch`.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be asked.
+pub(super) async fn present(
+    live: &Live,
+    head: &Parts,
+    touch: bool,
+) -> Result<Presented, StoreError> {
+    let mut gone = None;
+    for id in cookie::find(&head.headers, &live.config.session.cookie.name)
+        .take(CANDIDATES)
+        .filter_map(SessionId::parse)
+    {
+        let lookup = if touch {
+            live.sessions.load(&id).await?
+        } else {
+            live.sessions.peek(&id).await?
+        };
+        match lookup {
+            Lookup::Found(found) => return Ok(Presented::Session(id, found)),
+            Lookup::Missing(why) => gone = Some((id, why)),
+        }
+    }
+    Ok(Presented::None(gone))
+}
+
+/// Decides about a request on `route`. `Ok(None)` is an anonymous request.
+///
+/// # Errors
+/// Why it is refused.
+pub(super) async fn decide(
+    live: &Live,
+    refresher: &Arc<Refresher>,
+    route: &Route,
+    head: &Parts,
+    upgrade: bool,
+) -> Result<Option<Arc<Session>>, Refusal> {
+    match route.access {
+        Access::Deny => return Err(Refusal::RouteDenied),
+        Access::Public => return Ok(None),
+        Access::Optional | Access::Session => {}
+    }
+    let anonymous = |refusal: Refusal| {
+        if route.access == Access::Optional {
+            Ok(None)
+        } else {
+            Err(refusal)
+        }
+    };
+    let (id, found) = match present(live, head, true).await {
+        Ok(Presented::Session(id, found)) => (id, found),
+        Ok(Presented::None(gone)) => {
+            return anonymous(Refusal::Unauthenticated(reason(gone.map(|(_, why)| why))));
+        }
+        Err(StoreError(_)) => return Err(Refusal::StoreUnavailable),
+    };
+    // From here on the request rides on the cookie: other sites may not make it do so (CSRF-01, WS-01).
+    if fetch::cross_site(
+        &head.method,
+        &head.headers,
+        upgrade,
+        &live.config.public_origins,
+        &route.cross_site,
+    ) {
+        return Err(Refusal::CrossSite);
+    }
+    let Some(provider) = live.provider_of(&found.session) else {
+        // The provider was taken out of the configuration: its sessions end with it.
+        return anonymous(Refusal::Unauthenticated(Unauthenticated::NoSession));
+    };
+    if route
+        .provider
+        .is_some_and(|wanted| *live.providers[wanted].config().name != *found.session.provider)
+    {
+        return anonymous(Refusal::Unauthenticated(Unauthenticated::NoSession));
+    }
+    let session = if route.token.kind == TokenKind::None {
+        found.session
+    } else {
+        match refresher
+            .usable(&id, &found, provider, live.config.session.refresh_before)
+            .await
+        {
+            Ok(session) => session,
+            Err(RefreshError::Ended) => {
+                return anonymous(Refusal::Unauthenticated(Unauthenticated::Revoked));
+            }
+            Err(RefreshError::NoRefreshToken) => {
+                return anonymous(Refusal::Unauthenticated(Unauthenticated::Expired));
+            }
+            Err(RefreshError::Unavailable { retry_after }) => {
+                return Err(Refusal::ProviderUnavailable { retry_after });
+            }
+            Err(RefreshError::Store) => return Err(Refusal::StoreUnavailable),
+        }
+    };
+    route::claims_match(&route.require, &session.claims, &session.tokens.scopes).map_err(
+        |missing| match missing {
+            route::Denied::Scope(_) => Refusal::Scopes,
+            route::Denied::Claim(_) => Refusal::Claims,
+        },
+    )?;
+    let token_usable = match route.token.kind {
+        TokenKind::Access => session.tokens.bearer.is_some(),
+        TokenKind::Id | TokenKind::None => true,
+    };
+    if !token_usable {
+        // The provider issued what is no header value.
+        return Err(Refusal::Upstream(crate::metrics::UpstreamError::Protocol));
+    }
+    Ok(Some(session))
+}
+
+/// The `reason` for a session that is not there.
+pub(super) fn reason(gone: Option<Gone>) -> Unauthenticated {
+    match gone {
+        None | Some(Gone::Unknown) => Unauthenticated::NoSession,
+        Some(Gone::Expired) => Unauthenticated::Expired,
+        Some(Gone::Idle) => Unauthenticated::Idle,
+        Some(Gone::Revoked) => Unauthenticated::Revoked,
+    }
+}
+
+/// What is left of the access token's life, for the metric.
+pub(super) fn token_left(session: &Session, now: crate::clock::Timestamp) -> Duration {
+    session.tokens.expires_at.left(now)
+}

@@ -1,0 +1,504 @@
+//! Answers our own endpoints under `base_path`; nothing of them is ever forwarded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use pingora::proxy::Session as Exchange;
+
+use crate::clock::{SharedClock, Timestamp};
+use crate::config::model::{Config, CrossSite, Origin};
+use crate::login::{Callback, Finished, Start};
+use crate::logout::Next;
+use crate::metrics::LogoutKind;
+use crate::pages::ErrorPage;
+use crate::refresh::{RefreshError, Refresher};
+use crate::session::{Found, SessionId};
+use crate::web::cookie::{self, SetCookie};
+use crate::web::fetch;
+use crate::web::redirect::ReturnTo;
+
+use super::answer::Answer;
+use super::context::Context;
+use super::decide::{self, Presented};
+use super::live::Live;
+use super::refusal::Refusal;
+use super::respond;
+
+/// Life of the login cookie: as long as a login may take.
+pub(super) const LOGIN_COOKIE: Duration = Duration::from_secs(15 * 60);
+/// Largest form: an authorization response or a logout.
+const FORM: usize = 64 * 1024;
+/// Longest wait for a form's bytes.
+const FORM_WAIT: Duration = Duration::from_secs(10);
+/// Parameters of `login` that are passed on to the provider (FLOW-24).
+const PASSED_ON: [&str; 5] = [
+    "prompt",
+    "login_hint",
+    "acr_values",
+    "ui_locales",
+    "max_age",
+];
+
+/// One of our endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `login`
+    Login,
+    /// `callback` or `callback/<provider>`
+    Callback(Option<String>),
+    /// `logout`
+    Logout,
+    /// `logout/callback`
+    LogoutCallback,
+    /// `logout/local`
+    LogoutLocal,
+    /// `session`
+    Session,
+    /// `session/refresh`
+    SessionRefresh,
+    /// Nothing we know.
+    Unknown,
+}
+
+impl Endpoint {
+    /// The endpoint of a canonical path, if it is below `base_path`.
+    pub fn of(path: &str, base_path: &str) -> Option<Self> {
+        let rest = path.strip_prefix(base_path)?;
+        if !rest.is_empty() && !rest.starts_with('/') {
+            return None;
+        }
+        Some(match rest.trim_start_matches('/') {
+            "login" => Self::Login,
+            "callback" => Self::Callback(None),
+            "logout" => Self::Logout,
+            "logout/callback" => Self::LogoutCallback,
+            "logout/local" => Self::LogoutLocal,
+            "session" => Self::Session,
+            "session/refresh" => Self::SessionRefresh,
+            other => match other.strip_prefix("callback/") {
+                Some(provider) if !provider.is_empty() && !provider.contains('/') => {
+                    Self::Callback(Some(provider.to_owned()))
+                }
+                _ => Self::Unknown,
+            },
+        })
+    }
+
+    fn allows(&self) -> &'static str {
+        match self {
+            Self::Callback(_) | Self::Logout => "GET, POST",
+            Self::LogoutLocal | Self::SessionRefresh => "POST",
+            Self::Login | Self::LogoutCallback | Self::Session | Self::Unknown => "GET",
+        }
+    }
+}
+
+/// What the endpoints need beside the request.
+#[derive(Debug)]
+pub struct Endpoints<'a> {
+    /// The request's context.
+    pub ctx: &'a mut Context,
+    /// Renews tokens.
+    pub refresher: &'a Arc<Refresher>,
+    /// Time.
+    pub clock: &'a SharedClock,
+}
+
+impl Endpoints<'_> {
+    /// Answers a request to `endpoint`.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn answer(
+        self,
+        endpoint: Endpoint,
+        exchange: &mut Exchange,
+    ) -> pingora::Result<Answer> {
+        let head = exchange.req_header().as_owned_parts();
+        let allowed = endpoint.allows();
+        if endpoint == Endpoint::Unknown {
+            return Ok(self.refuse(&head, Refusal::NoRoute));
+        }
+        let method = if head.method == Method::HEAD {
+            &Method::GET
+        } else {
+            &head.method
+        };
+        if !allowed.split(", ").any(|allow| allow == method.as_str()) {
+            return Ok(self.refuse(&head, Refusal::Method { allow: allowed }));
+        }
+        let form = if head.method == Method::POST {
+            match read_form(exchange).await? {
+                Some(form) => form,
+                None => return Ok(self.refuse(&head, Refusal::BodyTooLarge)),
+            }
+        } else {
+            String::new()
+        };
+        Ok(match endpoint {
+            Endpoint::Login => self.login(&head).await,
+            Endpoint::Callback(provider) => {
+                let query = if head.method == Method::POST {
+                    form.as_str()
+                } else {
+                    head.uri.query().unwrap_or_default()
+                };
+                self.callback(&head, provider.as_deref(), query).await
+            }
+            Endpoint::Logout => self.logout(&head, &form).await,
+            Endpoint::LogoutCallback => self.logout_callback(&head),
+            Endpoint::LogoutLocal => self.logout_local(&head).await,
+            Endpoint::Session => self.session(&head).await,
+            Endpoint::SessionRefresh => self.session_refresh(&head).await,
+            Endpoint::Unknown => self.refuse(&head, Refusal::NoRoute),
+        })
+    }
+
+    fn live(&self) -> &Arc<Live> {
+        &self.ctx.live
+    }
+
+    fn config(&self) -> &Config {
+        &self.ctx.live.config
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.ctx.live.config.public_origins[self.ctx.origin]
+    }
+
+    fn refuse(self, head: &Parts, refusal: Refusal) -> Answer {
+        respond::refuse(self.ctx, head, refusal)
+    }
+
+    fn return_to(&self, candidate: Option<&str>) -> String {
+        let config = self.config();
+        candidate
+            .and_then(|text| {
+                ReturnTo::parse(
+                    text,
+                    self.origin(),
+                    &config.public_origins,
+                    &config.base_path,
+                )
+            })
+            .map_or_else(|| "/".to_owned(), ReturnTo::into_string)
+    }
+
+    async fn login(self, head: &Parts) -> Answer {
+        if fetch::is_prefetch(&head.headers) {
+            // A page that is only looked ahead at starts nothing (FLOW-23).
+            return Answer::empty(StatusCode::NO_CONTENT);
+        }
+        let query = head.uri.query().unwrap_or_default();
+        let return_to = self.return_to(parameter(query, "redirect").as_deref());
+        let extra = PASSED_ON
+            .iter()
+            .filter_map(|name| {
+                parameter(query, name)
+                    .filter(|value| value.len() <= 512)
+                    .map(|value| ((*name).to_owned(), value))
+            })
+            .collect();
+        let provider = parameter(query, "provider");
+        let start = Start {
+            origin: self.origin(),
+            return_to: return_to.clone(),
+            provider: provider.as_deref(),
+            login_cookie: login_cookie(self.config(), head),
+            extra,
+            client: self.ctx.client.ip,
+            automatic: false,
+        };
+        let started = self.live().login.start(start).await;
+        match started {
+            Ok(started) => respond::to_provider(self.config(), &started),
+            Err(error) => respond::start_refused(self.ctx, head, &error, &return_to),
+        }
+    }
+
+    async fn callback(self, head: &Parts, provider: Option<&str>, query: &str) -> Answer {
+        let config = self.live().config.clone();
+        let old_session =
+            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let callback = Callback {
+            origin: self.origin(),
+            path_provider: provider,
+            query,
+            login_cookie: login_cookie(&config, head),
+            old_session: old_session.as_ref(),
+        };
+        match self.live().login.finish(callback).await {
+            Ok(Finished::SignedIn {
+                id,
+                location,
+                login_cookie,
+                ..
+            }) => {
+                self.ctx.decision = "signed_in";
+                Answer::redirect(StatusCode::SEE_OTHER, &location)
+                    .with(header::SET_COOKIE, session_cookie(&config, Some(&id)))
+                    .with(
+                        header::SET_COOKIE,
+                        respond::login_cookie(&config, &login_cookie),
+                    )
+            }
+            Ok(Finished::Already { location }) => {
+                Answer::redirect(StatusCode::SEE_OTHER, &location)
+            }
+            Err(error) => {
+                let retry = self.live().login.retry_target(query);
+                respond::callback_refused(self.ctx, head, &error, retry.as_deref())
+            }
+        }
+    }
+
+    async fn logout(self, head: &Parts, form: &str) -> Answer {
+        let redirect = parameter(head.uri.query().unwrap_or_default(), "redirect")
+            .or_else(|| parameter(form, "redirect"));
+        let config = self.live().config.clone();
+        let redirect = redirect
+            .and_then(|text| {
+                ReturnTo::parse(
+                    &text,
+                    self.origin(),
+                    &config.public_origins,
+                    &config.base_path,
+                )
+            })
+            .map(ReturnTo::into_string);
+        if asked_elsewhere(head, &config) {
+            // A foreign page may not log anyone out, but it may ask (CSRF-06).
+            return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
+        }
+        let presented =
+            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        match self
+            .live()
+            .logout
+            .end(
+                LogoutKind::RpInitiated,
+                self.origin(),
+                presented.as_ref(),
+                redirect,
+            )
+            .await
+        {
+            Ok(next) => {
+                self.ctx.decision = "signed_out";
+                let answer = match next {
+                    Next::Location(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
+                    Next::SignedOut => respond::signed_out(self.ctx),
+                };
+                answer.with(header::SET_COOKIE, session_cookie(&config, None))
+            }
+            Err(_) => self.refuse(head, Refusal::Login(ErrorPage::LogoutFailed)),
+        }
+    }
+
+    fn logout_callback(self, head: &Parts) -> Answer {
+        let state = parameter(head.uri.query().unwrap_or_default(), "state");
+        match self.live().logout.returned(state.as_deref()) {
+            Some(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
+            None => respond::signed_out(self.ctx),
+        }
+    }
+
+    async fn logout_local(self, head: &Parts) -> Answer {
+        let config = self.live().config.clone();
+        if asked_elsewhere(head, &config) {
+            return self.refuse(head, Refusal::CrossSite);
+        }
+        let presented =
+            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        match self
+            .live()
+            .logout
+            .end(LogoutKind::Local, self.origin(), presented.as_ref(), None)
+            .await
+        {
+            Ok(_) => {
+                self.ctx.decision = "signed_out";
+                Answer::empty(StatusCode::NO_CONTENT)
+                    .with(header::SET_COOKIE, session_cookie(&config, None))
+            }
+            Err(_) => self.refuse(head, Refusal::StoreUnavailable),
+        }
+    }
+
+    async fn session(self, head: &Parts) -> Answer {
+        match decide::present(self.live(), head, false).await {
+            Ok(Presented::Session(_, found)) => self.tell(&found),
+            Ok(Presented::None(gone)) => self.refuse_api(
+                head,
+                Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+            ),
+            Err(_) => self.refuse_api(head, Refusal::StoreUnavailable),
+        }
+    }
+
+    async fn session_refresh(self, head: &Parts) -> Answer {
+        let config = self.live().config.clone();
+        if asked_elsewhere(head, &config) {
+            return self.refuse_api(head, Refusal::CrossSite);
+        }
+        let (id, found) = match decide::present(self.live(), head, true).await {
+            Ok(Presented::Session(id, found)) => (id, found),
+            Ok(Presented::None(gone)) => {
+                return self.refuse_api(
+                    head,
+                    Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+                );
+            }
+            Err(_) => return self.refuse_api(head, Refusal::StoreUnavailable),
+        };
+        let Some(provider) = self.live().provider_of(&found.session).cloned() else {
+            return self.refuse_api(
+                head,
+                Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
+            );
+        };
+        match self.refresher.force(&id, &found, &provider).await {
+            Ok(session) => self.tell(&Found {
+                session,
+                idle_expires_at: found.idle_expires_at,
+            }),
+            Err(RefreshError::Ended) => self.refuse_api(
+                head,
+                Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
+            ),
+            // Nothing to refresh with: the session is what it is.
+            Err(RefreshError::NoRefreshToken) => self.tell(&found),
+            Err(RefreshError::Unavailable { retry_after }) => {
+                self.refuse_api(head, Refusal::ProviderUnavailable { retry_after })
+            }
+            Err(RefreshError::Store) => self.refuse_api(head, Refusal::StoreUnavailable),
+        }
+    }
+
+    /// Scripts call these endpoints: never a page, never a redirect (BFF-02).
+    fn refuse_api(self, head: &Parts, refusal: Refusal) -> Answer {
+        respond::problem(self.ctx, head, refusal)
+    }
+
+    /// What a page may know of its session; never a token (PRODUCT contract §3).
+    fn tell(self, found: &Found) -> Answer {
+        self.ctx.decision = "own";
+        let now = self.clock.now();
+        let config = self.config();
+        let session = &found.session;
+        let seconds = |until: Timestamp| until.left(now).as_secs();
+        let claims: serde_json::Map<_, _> = config
+            .session
+            .expose_claims
+            .iter()
+            .filter_map(|name| {
+                session
+                    .claims
+                    .get(name)
+                    .map(|value| (name.clone(), value.clone()))
+            })
+            .collect();
+        let body = serde_json::json!({
+            "active": true,
+            "subject": &*session.subject,
+            "provider": &*session.provider,
+            "claims": claims,
+            "session": {
+                "created_at": session.created_at.rfc3339(),
+                "expires_at": session.expires_at.rfc3339(),
+                "expires_in_seconds": seconds(session.expires_at),
+                "idle_expires_at": found.idle_expires_at.map(Timestamp::rfc3339),
+                "idle_expires_in_seconds": found.idle_expires_at.map(seconds),
+            },
+            "token": {
+                "refreshed_at": session.tokens.refreshed_at.rfc3339(),
+                "expires_at": session.tokens.expires_at.rfc3339(),
+                "expires_in_seconds": seconds(session.tokens.expires_at),
+            },
+            "logout_url": format!("{}/logout", config.base_path),
+        });
+        self.ctx.session = Some(session.clone());
+        Answer::json(StatusCode::OK, "application/json", body.to_string())
+    }
+}
+
+/// Whether a page of another site asks. The method does not count here: a GET that ends a session does harm, too.
+fn asked_elsewhere(head: &Parts, config: &Config) -> bool {
+    fetch::cross_site(
+        &Method::POST,
+        &head.headers,
+        false,
+        &config.public_origins,
+        &CrossSite::Deny,
+    )
+}
+
+/// The first value of a parameter, decoded.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// The login cookie of a request.
+pub fn login_cookie<'h>(config: &Config, head: &'h Parts) -> Option<&'h str> {
+    cookie::find(&head.headers, &config.session.cookie.login_name).next()
+}
+
+/// `Set-Cookie` of the session: its id, or its end.
+fn session_cookie(config: &Config, id: Option<&SessionId>) -> HeaderValue {
+    let cookie = &config.session.cookie;
+    match id {
+        Some(id) => SetCookie::session(cookie, id.expose(), None).to_value(),
+        None => SetCookie::session(cookie, "", None).clear(),
+    }
+}
+
+/// Reads a form; `None` when it is too large or not a form.
+async fn read_form(exchange: &mut Exchange) -> pingora::Result<Option<String>> {
+    let mut form = Vec::new();
+    let deadline = tokio::time::Instant::now() + FORM_WAIT;
+    loop {
+        let Ok(chunk) =
+            tokio::time::timeout_at(deadline, exchange.as_downstream_mut().read_request_body())
+                .await
+        else {
+            return Ok(None);
+        };
+        let Some(chunk) = chunk? else { break };
+        if form.len() + chunk.len() > FORM {
+            return Ok(None);
+        }
+        form.extend_from_slice(&chunk);
+    }
+    Ok(Some(String::from_utf8(form).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_whole_paths_below_the_base() {
+        for (path, want) in [
+            ("/oauth2/login", Some(Endpoint::Login)),
+            ("/oauth2/callback", Some(Endpoint::Callback(None))),
+            (
+                "/oauth2/callback/acme",
+                Some(Endpoint::Callback(Some("acme".into()))),
+            ),
+            ("/oauth2/callback/", Some(Endpoint::Unknown)),
+            ("/oauth2/callback/a/b", Some(Endpoint::Unknown)),
+            ("/oauth2/session/refresh", Some(Endpoint::SessionRefresh)),
+            ("/oauth2", Some(Endpoint::Unknown)),
+            ("/oauth2/nothing", Some(Endpoint::Unknown)),
+            ("/oauth2x/login", None),
+            ("/login", None),
+        ] {
+            assert_eq!(Endpoint::of(path, "/oauth2"), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Makes the request that goes upstream and the response that goes back: what is ours never passes as theirs.
+//!
+//! The upstream's header is rebuilt after pingora's own hop-by-hop removal, so a client cannot name our additions away in
+//! `Connection` (PROXY-02).
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::config::model::{Access, CrossSite, TokenKind};
+use crate::route::{CompiledRoute, lookup};
+use crate::web::trace::Trace;
+use crate::web::{cookie, forwarded, headers};
+
+use super::context::Context;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Rewrites the head of a request on its way upstream.
+pub(super) fn request(upstream: &mut RequestHeader, ctx: &Context, route: &CompiledRoute) {
+    let mut parts = upstream.as_owned_parts();
+    let map = &mut parts.headers;
+    let config = &ctx.live.config;
+
+    let cookie_names = &config.session.cookie;
+    cookie::strip(map, &[&cookie_names.name, &cookie_names.login_name]);
+    route.owned.strip(map);
+    if let Ok(host) = HeaderValue::try_from(config.public_origins[ctx.origin].authority()) {
+        forwarded::apply(map, &ctx.client, host);
+    }
+    map.insert(X_REQUEST_ID, ctx.request_id.to_value());
+    Trace::of(map).apply(map);
+
+    for name in &route.config.headers.request_remove {
+        map.remove(name);
+    }
+    for (name, value) in &route.config.headers.request_set {
+        map.insert(name.clone(), value.clone());
+    }
+    if let Some(session) = &ctx.session {
+        let token = match route.config.token.kind {
+            TokenKind::Access if route.config.token.header == header::AUTHORIZATION => {
+                session.tokens.bearer.clone()
+            }
+            TokenKind::Access => sensitive(session.tokens.access.expose().to_owned()),
+            TokenKind::Id => session.tokens.id.as_ref().and_then(|id| {
+                let id = id.expose();
+                sensitive(if route.config.token.header == header::AUTHORIZATION {
+                    format!("Bearer {id}")
+                } else {
+                    id.to_owned()
+                })
+            }),
+            TokenKind::None => None,
+        };
+        if let Some(token) = token {
+            map.insert(route.config.token.header.clone(), token);
+        }
+        for (name, path) in &route.config.claims_to_headers {
+            if let Some(value) = lookup(path, &session.claims).and_then(headers::claim_value) {
+                map.insert(name.clone(), value);
+            }
+        }
+    }
+    if let Some(target) = &ctx.target {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = target.path_and_query().cloned();
+        // The old scheme and authority with a valid path make a valid URI; else the target alone does.
+        parts.uri = Uri::from_parts(uri).unwrap_or_else(|_| target.clone());
+    }
+    *upstream = RequestHeader::from(parts);
+}
+
+fn sensitive(text: String) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Rewrites the head of a response on its way back.
+///
+/// # Errors
+/// When a header cannot be inserted, which is a bug.
+pub(super) fn response(
+    head: &mut ResponseHeader,
+    ctx: &Context,
+    route: &CompiledRoute,
+) -> pingora::Result<()> {
+    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if !upgraded {
+        strip_hop_by_hop(head);
+    }
+    let cookie_names = &ctx.live.config.session.cookie;
+    let ours = [&*cookie_names.name, &*cookie_names.login_name];
+    if head
+        .headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .any(|value| cookie::names_cookie(value.as_bytes(), &ours))
+    {
+        let kept: Vec<_> = head
+            .headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .filter(|value| !cookie::names_cookie(value.as_bytes(), &ours))
+            .cloned()
+            .collect();
+        head.remove_header(&header::SET_COOKIE);
+        for value in kept {
+            head.append_header(header::SET_COOKIE, value)?;
+        }
+    }
+    let depends_on_session = matches!(route.config.access, Access::Session | Access::Optional);
+    if depends_on_session && !upgraded {
+        if route.config.cross_site == CrossSite::Deny {
+            let cors: Vec<_> = head
+                .headers
+                .keys()
+                .filter(|name| name.as_str().starts_with("access-control-"))
+                .cloned()
+                .collect();
+            for name in cors {
+                head.remove_header(&name);
+            }
+        }
+        if ctx.session.is_some()
+            && let Some(value) = private(&head.headers)
+        {
+            head.insert_header(header::CACHE_CONTROL, value)?;
+        }
+        head.append_header(header::VARY, HeaderValue::from_static("Cookie"))?;
+    }
+    for name in &route.config.headers.response_remove {
+        head.remove_header(name);
+    }
+    for (name, value) in &route.config.headers.response_set {
+        head.insert_header(name.clone(), value.clone())?;
+    }
+    head.insert_header(X_REQUEST_ID, ctx.request_id.to_value())?;
+    Ok(())
+}
+
+/// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1). Framing is pingora's.
+fn strip_hop_by_hop(head: &mut ResponseHeader) {
+    let nominated: Vec<HeaderName> = head
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        .filter(|name| {
+            ![
+                header::CONTENT_LENGTH,
+                header::TRANSFER_ENCODING,
+                header::CONNECTION,
+                header::SET_COOKIE,
+                header::CACHE_CONTROL,
+            ]
+            .contains(name)
+        })
+        .collect();
+    for name in nominated.iter().map(HeaderName::as_str).chain([
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "upgrade",
+    ]) {
+        head.remove_header(name);
+    }
+}
+
+/// The `Cache-Control` to set so that no shared cache keeps the answer (RFC 9111 §5.2.2.7; CACHE-02), if it needs one.
+fn private(map: &HeaderMap) -> Option<HeaderValue> {
+    let mut kept = Vec::new();
+    let mut present = false;
+    for directive in map
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+    {
+        present = true;
+        let name = directive
+            .split('=')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        match name.as_str() {
+            // `private="field"` protects one field only.
+            "private" if directive.contains('=') => {}
+            "private" | "no-store" => return None,
+            "public" | "s-maxage" | "" => {}
+            _ => kept.push(directive),
+        }
+    }
+    let fresh_by_itself = map.contains_key(header::EXPIRES);
+    if !present && !fresh_by_itself {
+        return Some(HeaderValue::from_static("private, no-cache"));
+    }
+    kept.insert(0, "private");
+    HeaderValue::try_from(kept.join(", ")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_caches_are_kept_out() {
+        for (name, given, want) in [
+            ("nothing said", None, Some("private, no-cache")),
+            (
+                "public is taken back",
+                Some("public, max-age=60"),
+                Some("private, max-age=60"),
+            ),
+            (
+                "s-maxage is taken back",
+                Some("s-maxage=600"),
+                Some("private"),
+            ),
+            (
+                "max-age stays",
+                Some("max-age=60"),
+                Some("private, max-age=60"),
+            ),
+            ("private is enough", Some("private, max-age=5"), None),
+            ("no-store is more", Some("no-store"), None),
+            (
+                "private of one field is not enough",
+                Some("private=\"set-cookie\", max-age=5"),
+                Some("private, max-age=5"),
+            ),
+        ] {
+            let mut map = HeaderMap::new();
+            if let Some(given) = given {
+                map.insert(header::CACHE_CONTROL, HeaderValue::from_static(given));
+            }
+            let got = private(&map);
+            assert_eq!(
+                got.as_ref().map(|v| v.to_str().expect("ASCII")),
+                want,
+                "{name}"
+            );
+        }
+    }
+}

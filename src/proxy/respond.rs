@@ -1,0 +1,308 @@
+//! Turns a refusal into an answer of the right kind: a login for a navigation, a page for people, a problem for programs.
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use crate::config::model::{Config, OnUnauthenticated};
+use crate::login::{CallbackError, Start, StartError, Started};
+use crate::pages::{self, Choice, ErrorPage, PageContext};
+use crate::web::cookie::SetCookie;
+use crate::web::fetch;
+use crate::web::redirect::ReturnTo;
+
+use super::answer::Answer;
+use super::context::Context;
+use super::endpoints::{self, LOGIN_COOKIE};
+use super::refusal::{Refusal, SOON};
+
+/// Answers a refusal; a navigation without session is sent to log in.
+pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+    if !matches!(refusal, Refusal::Unauthenticated(_)) || !wants_login(ctx, head) {
+        return refuse(ctx, head, refusal);
+    }
+    let return_to = here(ctx, head);
+    let live = ctx.live.clone();
+    let provider = ctx
+        .route
+        .and_then(|index| live.config.routes[index].provider)
+        .map(|index| live.providers[index].config().name.clone());
+    let start = Start {
+        origin: &live.config.public_origins[ctx.origin],
+        return_to: return_to.clone(),
+        provider: provider.as_deref(),
+        login_cookie: endpoints::login_cookie(&live.config, head),
+        extra: Vec::new(),
+        client: ctx.client.ip,
+        automatic: true,
+    };
+    match live.login.start(start).await {
+        Ok(started) => {
+            ctx.decision = "login";
+            ctx.refusal = Some(refusal);
+            to_provider(&live.config, &started)
+        }
+        Err(error) => start_refused(ctx, head, &error, &return_to),
+    }
+}
+
+/// Whether the client is a person's browser on its way to a page (FLOW-22, FLOW-23, RESP-01..06).
+fn wants_login(ctx: &Context, head: &Parts) -> bool {
+    let navigates = fetch::kind(&head.method, &head.headers) == fetch::Kind::Navigation;
+    let rule = ctx.route.map_or(OnUnauthenticated::Auto, |index| {
+        ctx.live.config.routes[index].on_unauthenticated
+    });
+    let wanted = match rule {
+        OnUnauthenticated::Auto => navigates,
+        // Even then a redirect is of use only where nothing is lost by it.
+        OnUnauthenticated::Redirect => head.method == Method::GET || head.method == Method::HEAD,
+        OnUnauthenticated::Unauthorized => false,
+    };
+    wanted && !fetch::is_prefetch(&head.headers)
+}
+
+/// Where the request was going, to return to after the login.
+fn here(ctx: &Context, head: &Parts) -> String {
+    let config = &ctx.live.config;
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let origin = &config.public_origins[ctx.origin];
+    ReturnTo::parse(target, origin, &config.public_origins, &config.base_path)
+        .unwrap_or_else(ReturnTo::root)
+        .into_string()
+}
+
+/// Sends the browser to the provider.
+pub(super) fn to_provider(config: &Config, started: &Started) -> Answer {
+    Answer::redirect(StatusCode::FOUND, &started.location).with(
+        header::SET_COOKIE,
+        login_cookie(config, &started.login_cookie),
+    )
+}
+
+/// `Set-Cookie` of the login cookie.
+pub(super) fn login_cookie(config: &Config, value: &str) -> HeaderValue {
+    SetCookie::login(&config.session.cookie, value, Some(LOGIN_COOKIE)).to_value()
+}
+
+/// Answers a login that could not be started.
+pub(super) fn start_refused(
+    ctx: &mut Context,
+    head: &Parts,
+    error: &StartError,
+    return_to: &str,
+) -> Answer {
+    let refusal = match error {
+        StartError::Choose => return chooser(ctx, return_to),
+        StartError::UnknownProvider => Refusal::Login(ErrorPage::UnknownProvider),
+        StartError::RateLimited { retry_after } => Refusal::RateLimited {
+            retry_after: *retry_after,
+        },
+        StartError::Loop => Refusal::Login(ErrorPage::LoginLoop),
+        StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
+    };
+    let retry = login_url(&ctx.live.config, Some(return_to));
+    answer(ctx, head, refusal, Some(&retry), None)
+}
+
+/// Answers a login that could not be finished; `return_to` is where it was going, if that could be told.
+pub(super) fn callback_refused(
+    ctx: &mut Context,
+    head: &Parts,
+    error: &CallbackError,
+    return_to: Option<&str>,
+) -> Answer {
+    let (refusal, code) = match error {
+        CallbackError::BadState(_) => (Refusal::Login(ErrorPage::LoginExpired), None),
+        CallbackError::NoCookie => (Refusal::Login(ErrorPage::CookiesBlocked), None),
+        CallbackError::Refused { code } => {
+            (Refusal::Login(ErrorPage::LoginRefused), Some(code.as_str()))
+        }
+        CallbackError::Invalid(_) => (Refusal::Login(ErrorPage::LoginInvalid), None),
+        CallbackError::ProviderUnavailable => {
+            (Refusal::ProviderUnavailable { retry_after: SOON }, None)
+        }
+        CallbackError::StoreUnavailable => (Refusal::StoreUnavailable, None),
+    };
+    tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
+    let retry = login_url(&ctx.live.config, return_to);
+    answer(ctx, head, refusal, Some(&retry), code)
+}
+
+/// Answers a refusal, as a page or as a problem document, whichever the client reads.
+pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+    let config = ctx.live.config.clone();
+    let retry = match &refusal {
+        Refusal::Unauthenticated(_) => {
+            let back = (head.method == Method::GET).then(|| here(ctx, head));
+            Some(login_url(&config, back.as_deref()))
+        }
+        Refusal::Misdirected => Some(config.main_origin().text.to_string()),
+        Refusal::ProviderUnavailable { .. } | Refusal::StoreUnavailable | Refusal::Upstream(_)
+            if head.method == Method::GET =>
+        {
+            Some(here(ctx, head))
+        }
+        _ => None,
+    };
+    answer(ctx, head, refusal, retry.as_deref(), None)
+}
+
+fn answer(
+    ctx: &mut Context,
+    head: &Parts,
+    refusal: Refusal,
+    retry: Option<&str>,
+    code: Option<&str>,
+) -> Answer {
+    if !fetch::prefers_html(&head.headers) {
+        return problem(ctx, head, refusal);
+    }
+    let config = ctx.live.config.clone();
+    let sign_out = format!("{}/logout", config.base_path);
+    let page = refusal.page().render(PageContext {
+        app_title: config.pages.title.as_deref(),
+        request_id: ctx.request_id.as_str(),
+        retry,
+        sign_out: Some(&sign_out),
+        code,
+    });
+    finish(ctx, &refusal, Answer::page(refusal.status(), page), &config)
+}
+
+/// Answers a refusal with a problem document (RFC 9457).
+pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+    let config = ctx.live.config.clone();
+    let signing_in_helps = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::Login(_));
+    // A script wants to come back to its page, not to its own address: the Referer names it, when it is one of ours.
+    let login = signing_in_helps.then(|| login_url(&config, referring_page(ctx, head).as_deref()));
+    let page = refusal.page();
+    let body = pages::problem(
+        page.status(),
+        page.reason(),
+        page.title(),
+        refusal.detail(),
+        login.as_deref(),
+        ctx.request_id.as_str(),
+    );
+    let answer = Answer::json(page.status(), "application/problem+json", body);
+    finish(ctx, &refusal, answer, &config)
+}
+
+fn referring_page(ctx: &Context, head: &Parts) -> Option<String> {
+    let config = &ctx.live.config;
+    let page = head.headers.get(header::REFERER)?.to_str().ok()?;
+    let origin = &config.public_origins[ctx.origin];
+    // A bare path in a Referer would be nonsense.
+    if !page.starts_with("http") {
+        return None;
+    }
+    ReturnTo::parse(page, origin, &config.public_origins, &config.base_path)
+        .map(ReturnTo::into_string)
+}
+
+/// What goes with a status whatever its form: challenge, `Allow`, `Retry-After`, closing; and the account of it.
+fn finish(ctx: &mut Context, refusal: &Refusal, mut answer: Answer, config: &Config) -> Answer {
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        // A 401 needs a challenge (RFC 9110 §15.5.2); a scheme of our own raises no browser dialog (RESP-04).
+        let challenge = format!("Daypass login=\"{}/login\"", config.base_path);
+        if let Ok(challenge) = HeaderValue::try_from(challenge) {
+            answer = answer.with(header::WWW_AUTHENTICATE, challenge);
+        }
+    }
+    if let Refusal::Method { allow } = refusal {
+        answer = answer.with(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(wait) = refusal.retry_after() {
+        answer = answer.with(
+            header::RETRY_AFTER,
+            HeaderValue::from(wait.as_secs().max(1)),
+        );
+    }
+    // Which kind of answer was given hangs on these (RFC 9110 §12.5.5).
+    answer = answer.with(
+        header::VARY,
+        HeaderValue::from_static("Accept, Sec-Fetch-Mode, Cookie"),
+    );
+    ctx.decision = "refuse";
+    ctx.refusal = Some(refusal.clone());
+    answer.closing(refusal.closes())
+}
+
+/// Path of our `login`, returning to `return_to` afterwards.
+pub(super) fn login_url(config: &Config, return_to: Option<&str>) -> String {
+    let base = format!("{}/login", config.base_path);
+    match return_to {
+        None => base,
+        Some(target) => {
+            let query: String = form_urlencoded::Serializer::new(String::new())
+                .append_pair("redirect", target)
+                .finish();
+            format!("{base}?{query}")
+        }
+    }
+}
+
+fn chooser(ctx: &mut Context, return_to: &str) -> Answer {
+    let config = ctx.live.config.clone();
+    let choices: Vec<_> = config
+        .providers
+        .iter()
+        .map(|provider| Choice {
+            label: provider.name.to_string(),
+            href: format!(
+                "{}&provider={}",
+                login_url(&config, Some(return_to)),
+                provider.name
+            ),
+        })
+        .collect();
+    ctx.decision = "own";
+    Answer::page(
+        StatusCode::OK,
+        pages::chooser(page_context(&config, ctx), &choices),
+    )
+}
+
+/// The page after a logout.
+pub(super) fn signed_out(ctx: &mut Context) -> Answer {
+    let config = ctx.live.config.clone();
+    let sign_in = login_url(&config, None);
+    Answer::page(
+        StatusCode::OK,
+        pages::signed_out(page_context(&config, ctx), &sign_in),
+    )
+}
+
+/// The page that asks before a logout another site started.
+pub(super) async fn confirm_logout(ctx: &mut Context, redirect: Option<&str>) -> Answer {
+    let live = ctx.live.clone();
+    let action = format!("{}/logout", live.config.base_path);
+    let origin = &live.config.public_origins[ctx.origin];
+    let mut origins = live.logout.end_session_origins(origin).await;
+    // A provider may send the browser on to others (brokers): `form-action` holds for the whole chain of redirects.
+    origins.push("https:".to_owned());
+    ctx.decision = "own";
+    let page = pages::confirm_logout(
+        page_context(&live.config, ctx),
+        &action,
+        redirect,
+        "/",
+        &origins,
+    );
+    // The form's POST must say where it comes from; a page under `no-referrer` would send `Origin: null`.
+    Answer::page(StatusCode::OK, page).with_instead(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("same-origin"),
+    )
+}
+
+fn page_context<'a>(config: &'a Config, ctx: &'a Context) -> PageContext<'a> {
+    PageContext {
+        app_title: config.pages.title.as_deref(),
+        request_id: ctx.request_id.as_str(),
+        ..PageContext::default()
+    }
+}

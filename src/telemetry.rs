@@ -51,11 +51,13 @@ impl Ours {
             default: level,
             targets: Vec::new(),
         };
-        for directive in level_override
+        let directives = level_override
             .into_iter()
             .flat_map(|text| text.split(','))
             .map(str::trim)
-        {
+            // An empty text would parse as `error`.
+            .filter(|text| !text.is_empty());
+        for directive in directives {
             match directive.split_once('=') {
                 Some((target, level)) => {
                     if let Ok(level) = level.parse() {

@@ -17,6 +17,7 @@ fn set(keys: &[Value]) -> KeySet {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn keys_that_cannot_be_trusted_are_passed_over() {
     // JWT-07, JWT-08.
     let es = es256();

@@ -1,3 +1,5 @@
+//! Shows when a document is fetched, and when not.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;

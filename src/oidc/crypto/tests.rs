@@ -1,3 +1,5 @@
+//! Shows that no key and no algorithm makes ring panic.
+
 use super::super::tests::keys::RSA_PKCS8;
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Shows which metadata are believed, and where they are looked for.
+
 use serde_json::json;
 
 use super::super::tests::server::{Reply, Server};
@@ -178,7 +180,10 @@ async fn the_second_address_is_asked_only_when_the_first_has_no_metadata() {
             true,
         ),
     ] {
-        let scene = Scene::new().await;
+        let scene = match name {
+            "stalled" => Scene::impatient().await,
+            _ => Scene::new().await,
+        };
         let document = Reply::json(&metadata(&scene.server.url()).into());
         scene.server.always(PATHS[0], reply);
         scene.server.always(PATHS[1], document);

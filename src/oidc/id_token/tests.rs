@@ -1,3 +1,5 @@
+//! Shows every reason to refuse an ID token.
+
 use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;

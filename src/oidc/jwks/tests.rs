@@ -1,3 +1,5 @@
+//! Shows which keys are used, and when the set is fetched again.
+
 use serde_json::json;
 
 use super::super::tests::keys::{

@@ -1,3 +1,5 @@
+//! Shows which private keys are read, and that none is shown.
+
 use jsonwebtoken::{DecodingKey, Header};
 use ring::signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair};
 use serde_json::json;

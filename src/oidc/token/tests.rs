@@ -1,3 +1,5 @@
+//! Shows how answers of the token endpoint are read, and what a refresh may wait for.
+
 use std::sync::Arc;
 
 use serde_json::json;
@@ -131,7 +133,7 @@ async fn life_is_counted_from_when_the_request_went_out() {
 
 #[tokio::test]
 async fn a_refresh_waits_longer_than_a_login() {
-    let scene = Scene::new().await;
+    let scene = Scene::impatient().await;
     let provider = &scene.provider;
     let slow = good().after(Duration::from_millis(500));
     scene.server.always("/token", slow);
@@ -157,7 +159,7 @@ async fn a_refresh_waits_longer_than_a_login() {
 
 #[tokio::test]
 async fn without_metadata_nothing_was_sent() {
-    let scene = Scene::new().await;
+    let scene = Scene::impatient().await;
     let path = "/.well-known/openid-configuration";
     scene.server.always(path, good().stalled());
     let error = scene.provider.renew(&season_ticket()).await.unwrap_err();

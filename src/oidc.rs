@@ -175,6 +175,7 @@ impl Provider {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         crypto::install();
+        metrics.know_provider(&config.name);
         discovery::check_issuer(&config)?;
         let client = Client::new(&config, Arc::clone(&clock))?;
         let caller = Arc::new(Caller::new(&config, Arc::clone(&clock), metrics)?);

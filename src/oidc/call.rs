@@ -217,7 +217,7 @@ impl Caller {
         if !status.is_success() {
             // Counts also when the deadline strikes while the error is read.
             sent.in_vain();
-            return Err(self.refusal(status, response).await);
+            return Err(self.refusal(response, request.form.is_some()).await);
         }
         let body = match read_body(&mut response).await {
             Ok(body) => body,
@@ -233,7 +233,8 @@ impl Caller {
 
     /// Sorts an answer that is no success. Its status says that the provider did not do what was asked, so that none
     /// of these is ambiguous, and only the body of a 4xx is read at all.
-    async fn refusal(&self, status: StatusCode, mut response: reqwest::Response) -> Failed {
+    async fn refusal(&self, mut response: reqwest::Response, is_form: bool) -> Failed {
+        let status = response.status();
         let wait = retry_after(response.headers(), self.clock.now());
         let (result, reason) = match status.as_u16() {
             429 => {
@@ -253,7 +254,9 @@ impl Caller {
             504 => (CallResult::ServerError, "it answered 504"),
             505.. => (CallResult::ServerError, "it answered 5xx"),
             400..=499 => {
-                if let Ok(body) = read_body(&mut response).await
+                // Elsewhere `error` is just a word: a key set's `invalid_grant` must not end a session.
+                if is_form
+                    && let Ok(body) = read_body(&mut response).await
                     && let Some(code) = oauth_error(&body)
                 {
                     return refused(code);

@@ -18,14 +18,14 @@ pub(super) fn install() {
 }
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: new_signer,
-    verifier_factory: new_verifier,
+    signer_factory: |algorithm, key| new_signer(*algorithm, key),
+    verifier_factory: |algorithm, key| new_verifier(*algorithm, key),
     key_utils: KeyUtils {
         rsa_pub_components_from_private_key: |_| Err(ErrorKind::UnsupportedAlgorithm.into()),
         rsa_pub_components_from_public_key: |_| Err(ErrorKind::UnsupportedAlgorithm.into()),
         ec_pub_components_from_private_key: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
         ed_pub_components_from_private_key: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
-        compute_digest,
+        compute_digest: |data, hash| compute_digest(data, &hash),
     },
 };
 
@@ -66,7 +66,7 @@ impl JwtSigner for RingSigner {
 }
 
 /// `key` holds PKCS#1 or PKCS#8 for RSA, PKCS#8 for the others.
-fn new_signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+fn new_signer(algorithm: Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
@@ -88,7 +88,7 @@ fn new_signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSig
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     Ok(Box::new(RingSigner {
-        algorithm: *algorithm,
+        algorithm,
         key: pair,
     }))
 }
@@ -147,7 +147,7 @@ impl JwtVerifier for RingVerifier {
 }
 
 /// RSA keys below 2048 bits are refused by the parameters themselves (JWT-07).
-fn new_verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+fn new_verifier(algorithm: Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
@@ -164,13 +164,13 @@ fn new_verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtV
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     Ok(Box::new(RingVerifier {
-        algorithm: *algorithm,
+        algorithm,
         parameters,
         key: key.clone(),
     }))
 }
 
-fn compute_digest(data: &[u8], hash: ThumbprintHash) -> Result<Vec<u8>, Error> {
+fn compute_digest(data: &[u8], hash: &ThumbprintHash) -> Result<Vec<u8>, Error> {
     let algorithm = match hash {
         ThumbprintHash::SHA256 => &ring::digest::SHA256,
         ThumbprintHash::SHA384 => &ring::digest::SHA384,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use url::{Host, Url};
 
 use super::cached::Fetched;
-use super::call::{Caller, Failed, Request};
+use super::call::{Caller, Failed, Reply, Request};
 use super::{CallError, Claims, Provider};
 use crate::config::model;
 use crate::metrics::{CallResult, Endpoint};
@@ -86,7 +86,7 @@ async fn read(caller: &Caller, config: &model::Provider, url: &Url) -> Result<Cl
         authorization: None,
         form: None,
     };
-    caller.call(request, |reply| reply.json()).await
+    caller.call(request, Reply::json).await
 }
 
 /// The document's address appended to the issuer (Discovery §4.1) and put before its path (RFC 8414 §3.1).

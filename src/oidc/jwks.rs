@@ -27,7 +27,7 @@ struct Key {
     id: Option<String>,
     /// What the key may verify: one algorithm when it says so, else those its type allows (JWT-01).
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    public: DecodingKey,
 }
 
 impl Provider {
@@ -121,7 +121,7 @@ impl KeySet {
             if !fits {
                 continue;
             }
-            if token.signed_by(&key.key) {
+            if token.signed_by(&key.public) {
                 return Signature::Good;
             }
             named = token.kid.is_some();
@@ -151,7 +151,7 @@ fn key(jwk: &Claims) -> Option<Key> {
     if jwk.get("key_ops").is_some_and(|ops| !verifies(ops)) {
         return None;
     }
-    let (by_type, key) = match jwk.get("kty")?.as_str()? {
+    let (by_type, public) = match jwk.get("kty")?.as_str()? {
         "RSA" => (RSA_ALGORITHMS, rsa(jwk)?),
         "EC" => ec(jwk)?,
         "OKP" if jwk.get("crv")? == "Ed25519" => {
@@ -177,7 +177,7 @@ fn key(jwk: &Claims) -> Option<Key> {
     Some(Key {
         id,
         algorithms,
-        key,
+        public,
     })
 }
 

@@ -39,8 +39,8 @@ pub(super) fn config(issuer: &str) -> model::Provider {
             Algorithm::ES256,
             Algorithm::EdDSA,
         ],
-        timeout: Duration::from_millis(400),
-        refresh_patience: Duration::from_millis(800),
+        timeout: Duration::from_secs(5),
+        refresh_patience: Duration::from_secs(10),
         default_token_lifetime: Duration::from_secs(300),
         insecure_http: false,
     }
@@ -92,6 +92,15 @@ impl Scene {
             clock,
             metrics,
         }
+    }
+
+    /// As [`Scene::new`], with so little patience that a test can wait it out.
+    pub(super) async fn impatient() -> Self {
+        let short = |config: &mut model::Provider| {
+            config.timeout = Duration::from_millis(300);
+            config.refresh_patience = Duration::from_millis(1500);
+        };
+        Self::with(short, |_| {}).await
     }
 
     /// Value of `provider_requests_total`.

@@ -1,3 +1,5 @@
+//! Shows what the browser carries to the provider.
+
 use std::collections::HashMap;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Shows when a document is fetched, and when not.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -106,7 +108,10 @@ async fn failures_back_off_up_to_half_a_minute() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let waits: Vec<_> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let waits: Vec<_> = at
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]))
+        .collect();
     let slack = Duration::from_millis(200);
     for (n, wait) in waits.iter().enumerate() {
         let full = Duration::from_secs(30.min(1 << n.min(5)));

@@ -1,3 +1,5 @@
+//! Shows how we prove who we are.
+
 use std::collections::HashSet;
 use std::sync::Arc;
 

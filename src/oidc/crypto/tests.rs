@@ -1,3 +1,5 @@
+//! Shows that no key and no algorithm makes ring panic.
+
 use super::super::tests::keys::RSA_PKCS8;
 use super::*;
 
@@ -29,13 +31,10 @@ fn what_a_key_cannot_do_is_an_error_and_no_panic() {
         Algorithm::EdDSA,
     ] {
         for key in &private {
-            assert!(
-                new_signer(&algorithm, key).is_err(),
-                "{algorithm:?} {key:?}"
-            );
+            assert!(new_signer(algorithm, key).is_err(), "{algorithm:?} {key:?}");
         }
         for (n, key) in public.iter().enumerate() {
-            let Ok(verifier) = new_verifier(&algorithm, key) else {
+            let Ok(verifier) = new_verifier(algorithm, key) else {
                 continue;
             };
             for signed in [vec![], vec![0; 64], vec![0; 256]] {
@@ -50,14 +49,14 @@ fn what_a_key_cannot_do_is_an_error_and_no_panic() {
 
 #[test]
 fn digests_are_ring_s() {
-    let sha256 = compute_digest(b"", ThumbprintHash::SHA256).unwrap();
+    let sha256 = compute_digest(b"", &ThumbprintHash::SHA256).unwrap();
     assert_eq!(sha256[..4], [0xe3, 0xb0, 0xc4, 0x42]);
     assert_eq!(
-        compute_digest(b"", ThumbprintHash::SHA384).unwrap().len(),
+        compute_digest(b"", &ThumbprintHash::SHA384).unwrap().len(),
         48
     );
     assert_eq!(
-        compute_digest(b"", ThumbprintHash::SHA512).unwrap().len(),
+        compute_digest(b"", &ThumbprintHash::SHA512).unwrap().len(),
         64
     );
 }

@@ -1,3 +1,5 @@
+//! Shows which keys are used, and when the set is fetched again.
+
 use serde_json::json;
 
 use super::super::tests::keys::{
@@ -17,6 +19,7 @@ fn set(keys: &[Value]) -> KeySet {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn keys_that_cannot_be_trusted_are_passed_over() {
     // JWT-07, JWT-08.
     let es = es256();

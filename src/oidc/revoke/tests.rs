@@ -1,3 +1,5 @@
+//! Shows how tokens are given back.
+
 use serde_json::json;
 
 use super::super::tests::Scene;

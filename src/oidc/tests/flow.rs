@@ -6,7 +6,7 @@ use super::keys::{claims, es256};
 use super::server::Reply;
 use super::*;
 use crate::oidc::{AuthorizationRequest, Expectations, Revocable};
-use crate::secret::{AuthorizationCode, CodeVerifier, Nonce};
+use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, Nonce, RefreshToken};
 
 #[tokio::test]
 async fn a_login_a_refresh_and_a_logout() {
@@ -115,6 +115,55 @@ async fn debug_shows_no_secret() {
         text.contains("provider") && !text.contains("s:e+c%r"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn no_log_line_at_any_level_holds_a_secret() {
+    let log = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let sink = Log(Arc::clone(&log));
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || sink.clone())
+        .finish();
+    // With a single subscriber in the process, tracing lets whatever thread comes first decide whether a line is
+    // wanted; with two it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let scene = Scene::with(
+        |config| config.client_auth = ClientAuth::SecretPost(ClientSecret::new("s3cr3t-client")),
+        |_| {},
+    )
+    .await;
+    let answer = json!({"access_token": "s3cr3t-day-pass", "token_type": "Bearer"});
+    scene.server.next("/token", Reply::json(&answer));
+    scene
+        .server
+        .next("/token", Reply::json(&answer).cut_short());
+    let error = json!({"error": "invalid_grant", "error_description": "s3cr3t-description"});
+    scene.server.next("/token", Reply::json(&error).status(400));
+    let token = RefreshToken::new("s3cr3t-season-ticket");
+    for _ in 0..3 {
+        let _ = scene.provider.refresh(&token).await;
+    }
+    let pass = AccessToken::new("s3cr3t-day-pass");
+    scene.provider.userinfo(&pass, "a").await.unwrap_err();
+    let text = String::from_utf8(log.lock().clone()).unwrap();
+    assert!(text.contains("called the provider"), "{text}");
+    assert!(!text.contains("s3cr3t"), "{text}");
+}
+
+#[derive(Clone)]
+struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A little HTTP server that answers as it was told and remembers what it was asked.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,7 +208,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>) {
         reply.body.len()
     );
     for (name, value) in &reply.headers {
-        head += &format!("{name}: {value}\r\n");
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     head += "\r\n";
     let length = match reply.ending {

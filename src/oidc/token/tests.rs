@@ -1,3 +1,5 @@
+//! Shows how answers of the token endpoint are read, and what a refresh may wait for.
+
 use std::sync::Arc;
 
 use serde_json::json;
@@ -11,6 +13,8 @@ fn read_json(value: Value) -> Result<TokenResponse, &'static str> {
     read(&object(value), NOW, Duration::from_secs(300))
 }
 
+const YEAR: i64 = 365 * 24 * 3600;
+
 #[test]
 fn life_is_what_the_answer_says_else_what_the_token_says_else_the_default() {
     // REFRESH-26.
@@ -19,7 +23,6 @@ fn life_is_what_the_answer_says_else_what_the_token_says_else_the_default() {
         claims.insert("exp".into(), (NOW.as_secs() + exp).into());
         es256().sign(&claims)
     };
-    const YEAR: i64 = 365 * 24 * 3600;
     let opaque = || "opaque".to_owned();
     for (name, token, expires_in, want) in [
         ("number", opaque(), json!(60), 60),
@@ -130,20 +133,18 @@ async fn life_is_counted_from_when_the_request_went_out() {
 
 #[tokio::test]
 async fn a_refresh_waits_longer_than_a_login() {
-    let scene = Scene::new().await;
-    let slow = || good().after(Duration::from_millis(550));
-    scene.server.next("/token", slow());
-    scene.server.next("/token", slow());
-    scene.provider.renew(&season_ticket()).await.unwrap();
-    let error = scene
-        .provider
-        .exchange(
-            &AuthorizationCode::new("c"),
-            &CodeVerifier::new("v"),
-            "https://a.example/",
-        )
-        .await
-        .unwrap_err();
+    let scene = Scene::impatient().await;
+    let provider = &scene.provider;
+    let slow = good().after(Duration::from_millis(500));
+    scene.server.always("/token", slow);
+    let (season_ticket, code) = (season_ticket(), AuthorizationCode::new("c"));
+    let verifier = CodeVerifier::new("v");
+    let (refresh, login) = tokio::join!(
+        provider.renew(&season_ticket),
+        provider.exchange(&code, &verifier, "https://a.example/"),
+    );
+    refresh.unwrap();
+    let error = login.unwrap_err();
     assert!(
         matches!(
             error,
@@ -158,7 +159,7 @@ async fn a_refresh_waits_longer_than_a_login() {
 
 #[tokio::test]
 async fn without_metadata_nothing_was_sent() {
-    let scene = Scene::new().await;
+    let scene = Scene::impatient().await;
     let path = "/.well-known/openid-configuration";
     scene.server.always(path, good().stalled());
     let error = scene.provider.renew(&season_ticket()).await.unwrap_err();

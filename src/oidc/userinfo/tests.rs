@@ -1,3 +1,5 @@
+//! Shows which UserInfo answers count.
+
 use serde_json::json;
 
 use super::super::tests::Scene;

@@ -86,17 +86,20 @@ impl RedisServer {
 
     /// With further arguments.
     pub(crate) fn start_with(args: &[&str]) -> Self {
-        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
         loop {
             let port = TcpListener::bind("127.0.0.1:0")
                 .and_then(|l| l.local_addr())
                 .unwrap()
                 .port();
-            let mut child = spawn(port, &args);
-            // Another test may have been given the same port; then ours could not bind and is gone.
-            if child.try_wait().unwrap().is_none() {
-                return Self { child, port, args };
+            let child = spawn(port, &args);
+            let pid = format!("process_id:{}", child.id());
+            let server = Self { child, port, args };
+            // Another test may have been given the same port; then it is theirs that answers.
+            if server.cli(&["INFO", "server"]).contains(&pid) {
+                return server;
             }
+            args = server.args.clone();
         }
     }
 
@@ -163,7 +166,6 @@ fn spawn(port: u16, args: &[String]) -> Child {
         .spawn()
         .expect("tests need redis-server");
     let start = std::time::Instant::now();
-    // Also waits out a server of ours that cannot bind: the one that answers then is another's.
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(
             start.elapsed() < Duration::from_secs(10),

@@ -1,0 +1,118 @@
+//! Remembers for how long a session's token is not worth presenting again.
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use crate::clock::Timestamp;
+use crate::seal::random;
+use crate::session::RecordKey;
+
+/// Sessions whose refresh failed of late; bounded.
+pub(super) struct Failures(Cache<RecordKey, Failure>);
+
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    in_a_row: u32,
+    until: Timestamp,
+}
+
+impl Failures {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+
+    /// What is left of the pause, if there is one.
+    pub(super) fn cooling(&self, key: RecordKey, now: Timestamp) -> Option<Duration> {
+        let left = self.0.peek(&key)?.until.left(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// A refresh failed: how long to pause. The provider's wish is honoured; without one the pause doubles each time.
+    pub(super) fn note(
+        &self,
+        key: RecordKey,
+        now: Timestamp,
+        retry_after: Option<Duration>,
+    ) -> Duration {
+        let in_a_row = self.0.peek(&key).map_or(0, |f| f.in_a_row);
+        let pause = match retry_after {
+            // Never sooner than asked for; a little later, or all come back in the same instant.
+            Some(asked) => spread(asked.clamp(FIRST, LONGEST_WISH), 1.0, 1.1),
+            None => spread(
+                (FIRST * 2u32.saturating_pow(in_a_row.min(10))).min(LONGEST),
+                0.8,
+                1.2,
+            ),
+        };
+        let failure = Failure {
+            in_a_row: in_a_row.saturating_add(1),
+            until: now.plus(pause),
+        };
+        self.0.insert(key, failure);
+        pause
+    }
+
+    /// A sibling asked for a pause.
+    pub(super) fn pause(&self, key: RecordKey, now: Timestamp, left: Duration) {
+        let in_a_row = self.0.peek(&key).map_or(0, |f| f.in_a_row);
+        let until = now.plus(left);
+        self.0.insert(key, Failure { in_a_row, until });
+    }
+
+    /// All is well again.
+    pub(super) fn forget(&self, key: RecordKey) {
+        self.0.remove(&key);
+    }
+}
+
+impl std::fmt::Debug for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Failures({})", self.0.len())
+    }
+}
+
+/// `pause` times a factor between `from` and `to`.
+pub(super) fn spread(pause: Duration, from: f64, to: f64) -> Duration {
+    let mut byte = [0];
+    random(&mut byte);
+    pause.mul_f64(from + (to - from) * f64::from(byte[0]) / 255.0)
+}
+
+const REMEMBERED: usize = 10_000;
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
+/// A provider may ask for more, but not be obeyed for longer: sessions last hours, and someone will have mended it.
+const LONGEST_WISH: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+    use crate::session::testing::START;
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_and_a_wish_is_honoured() {
+        // REFRESH-13, REFRESH-38.
+        let (failures, key) = (Failures::new(), SessionId::generate().record_key());
+        assert_eq!(failures.cooling(key, START), None);
+        for nominal in [1, 2, 4, 8, 16, 30, 30, 30] {
+            let pause = failures.note(key, START, None).as_secs_f64();
+            let nominal = f64::from(nominal);
+            assert!(
+                (nominal * 0.79..=nominal * 1.21).contains(&pause),
+                "{nominal}: {pause}"
+            );
+        }
+        let asked = Duration::from_secs(120);
+        let pause = failures.note(key, START, Some(asked));
+        assert!(pause >= asked && pause <= asked.mul_f64(1.11));
+        assert!(failures.cooling(key, START.plus(asked - FIRST)).is_some());
+        assert_eq!(failures.cooling(key, START.plus(asked * 2)), None);
+        assert!(failures.note(key, START, Some(Duration::MAX)) < LONGEST_WISH * 2);
+        assert!(failures.note(key, START, Some(Duration::ZERO)) >= FIRST);
+        failures.forget(key);
+        assert_eq!(failures.cooling(key, START), None);
+        assert!(failures.note(key, START, None) < FIRST * 2);
+    }
+}

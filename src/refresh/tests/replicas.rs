@@ -1,0 +1,157 @@
+//! Shows the same across processes: three replicas on one real Redis, and what its failures do.
+
+use super::*;
+
+/// Replicas on one Redis, with a session whose token has expired.
+struct Fleet {
+    server: RedisServer,
+    replicas: Vec<Replica>,
+    idp: Arc<Idp>,
+    id: SessionId,
+}
+
+impl Fleet {
+    async fn new(count: usize, lease: Duration) -> Self {
+        let server = RedisServer::start();
+        let clock: SharedClock = Arc::new(SystemClock);
+        let replicas: Vec<_> = (0..count)
+            .map(|_| Replica::new(&server.config(), &clock, lease))
+            .collect();
+        let mut session = session_at(clock.now());
+        let mut tokens = (*session.tokens).clone();
+        tokens.refreshed_at = clock.now().minus(Duration::from_secs(300));
+        tokens.expires_at = clock.now();
+        session.tokens = Arc::new(tokens);
+        let id = replicas[0].sessions.create(session).await.unwrap();
+        let idp = Arc::new(Idp::new(clock));
+        Self {
+            server,
+            replicas,
+            idp,
+            id,
+        }
+    }
+
+    fn one(&self) -> &Replica {
+        &self.replicas[0]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_make_one_call() {
+    // REFRESH-01: 3 replicas, 100 parallel requests each, strict rotation.
+    let fleet = Fleet::new(3, Sessions::LEASE).await;
+    let gate = fleet.idp.stall();
+    let mut requests = Vec::new();
+    for replica in &fleet.replicas {
+        requests.extend(replica.requests(100, &fleet.id, &fleet.idp).await);
+    }
+    until("called", || fleet.idp.calls() == 1).await;
+    gate.add_permits(1);
+    for request in requests {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+    }
+    assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
+    let counted = |label| fleet.replicas.iter().map(|r| r.counted(label)).sum::<f64>();
+    assert!(close(counted("success"), 1.0));
+    assert!(close(counted("superseded"), 2.0));
+    assert_eq!(
+        fleet.server.cli(&["KEYS", "daypass:l:*"]),
+        "",
+        "the lease is released"
+    );
+}
+
+#[tokio::test]
+async fn a_holder_that_died_is_replaced_when_its_lease_runs_out() {
+    let fleet = Fleet::new(1, Duration::from_millis(300)).await;
+    // Killed between lease and call: it will neither renew nor release.
+    let died = fleet.one().sessions.lease(&fleet.id, 0).await.unwrap();
+    assert!(matches!(died, LeaseAnswer::Granted(_)));
+    let start = std::time::Instant::now();
+    let session = fleet.one().usable(&fleet.id, &fleet.idp).await.unwrap();
+    assert_eq!(access(&session), "at-1");
+    let waited = start.elapsed();
+    assert!(
+        waited > Duration::from_millis(200) && waited < Duration::from_secs(2),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_replicas_failure_makes_the_others_pause() {
+    let fleet = Fleet::new(2, Sessions::LEASE).await;
+    fleet.idp.act(Act::Fail(down()));
+    for replica in &fleet.replicas {
+        let refused = replica.usable(&fleet.id, &fleet.idp).await;
+        assert!(matches!(refused, Err(RefreshError::Unavailable { .. })));
+    }
+    assert_eq!(fleet.idp.calls(), 1);
+}
+
+#[tokio::test]
+async fn without_the_store_no_token_is_presented() {
+    // REFRESH-37.
+    let mut fleet = Fleet::new(1, Sessions::LEASE).await;
+    let found = fleet.one().found(&fleet.id).await;
+    fleet.server.kill();
+    let start = std::time::Instant::now();
+    let usable = fleet
+        .one()
+        .refresher
+        .usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
+        .await;
+    assert!(matches!(usable, Err(RefreshError::Store)), "{usable:?}");
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert_eq!(fleet.idp.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
+    // PRODUCT §5.2: stored before anyone is served, and tried for as long as the session lives.
+    let mut fleet = Fleet::new(1, Sessions::LEASE).await;
+    Arc::get_mut(&mut fleet.idp).unwrap().timeout = Duration::from_millis(300);
+    let gate = fleet.idp.stall();
+    let requests = fleet.one().requests(2, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    fleet.server.signal("STOP");
+    gate.add_permits(1);
+    for request in requests {
+        // Nobody is served from a token that is not stored.
+        assert!(matches!(
+            request.await.unwrap(),
+            Err(RefreshError::Unavailable { .. })
+        ));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fleet.one().refresher.in_flight(), 1);
+    fleet.server.signal("CONT");
+    landed(&fleet.one().refresher).await;
+    let session = fleet.one().found(&fleet.id).await.session;
+    assert_eq!((access(&session), session.generation), ("at-1", 1));
+    assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_logout_on_another_replica_beats_the_refresh() {
+    // REFRESH-34 across processes.
+    let fleet = Fleet::new(2, Sessions::LEASE).await;
+    let gate = fleet.idp.stall();
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    assert!(
+        fleet.replicas[1]
+            .sessions
+            .delete(&fleet.id)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    gate.add_permits(1);
+    for request in requests {
+        assert!(matches!(request.await.unwrap(), Err(RefreshError::Ended)));
+    }
+    landed(&fleet.one().refresher).await;
+    assert_eq!(fleet.idp.revoked(), ["rt-1"]);
+    assert_eq!(fleet.server.cli(&["DBSIZE"]), "0");
+}

@@ -1,8 +1,19 @@
 //! Shows that the parts work together, from the outside: one binary, because linking pingora takes its time.
 
+mod attacks;
+mod browser;
 mod deploy;
+mod endpoints;
+mod faults;
+mod forward;
 mod layering;
-mod smoke;
+mod login;
+mod logout;
+mod observe;
+mod outage;
+mod reload;
+mod shutdown;
+mod streams;
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_daypass");

@@ -1,0 +1,1 @@
+//! Drives a real Chromium through a real provider.

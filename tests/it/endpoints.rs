@@ -1,0 +1,1 @@
+//! Uses our own endpoints as pages and scripts do.

@@ -1,0 +1,1 @@
+//! Breaks refreshes in every way with three replicas on one Redis.

@@ -1,0 +1,1 @@
+//! Shows what reaches the upstream and what comes back.

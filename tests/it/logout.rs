@@ -1,0 +1,1 @@
+//! Signs out, here and at the provider.

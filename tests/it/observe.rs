@@ -1,0 +1,1 @@
+//! Reads logs, metrics and health as an operator does.

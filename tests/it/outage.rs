@@ -1,0 +1,1 @@
+//! Takes provider and store away, and gives them back.

@@ -1,0 +1,1 @@
+//! Changes the configuration of a running process.

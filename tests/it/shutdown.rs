@@ -1,0 +1,1 @@
+//! Stops a process that is busy.

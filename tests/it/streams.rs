@@ -1,0 +1,1 @@
+//! Keeps long answers, uploads, WebSockets and other versions of HTTP going.

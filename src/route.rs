@@ -76,8 +76,8 @@ impl Table {
             .map(|route| route.path.first_segment())
             .collect();
         let fitting = |segment: Option<&str>| -> Box<[usize]> {
-            let fits = |key: &Option<&str>| key.is_none() || *key == segment;
-            (0..keys.len()).filter(|at| fits(&keys[*at])).collect()
+            let fits = |at: &usize| keys[*at].is_none() || keys[*at] == segment;
+            (0..keys.len()).filter(fits).collect()
         };
         let by_segment = keys
             .iter()

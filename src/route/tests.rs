@@ -111,6 +111,7 @@ fn find(table: &Table, host: &str, method: &Method, path: &str) -> Option<String
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_first_route_that_fits_takes_the_request() {
     let table = table(vec![
         Route {

@@ -151,7 +151,11 @@ pub fn is_forwarding(name: &str) -> bool {
     match name.len() {
         9 => starts(b"forwarded") || starts(b"x-real-ip"),
         11.. => {
-            (starts(b"x-forwarded") && name.bytes().nth(11).is_none_or(|byte| fold(byte) == b'-'))
+            (starts(b"x-forwarded")
+                && name
+                    .as_bytes()
+                    .get(11)
+                    .is_none_or(|byte| fold(*byte) == b'-'))
                 || starts(b"x-original-")
                 || starts(b"x-rewrite-")
         }

@@ -58,7 +58,7 @@ impl fmt::Display for RequestId {
 /// Our place in a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    trace: [u64; 2],
+    id: [u64; 2],
     span: u64,
     sampled: bool,
     continued: bool,
@@ -80,7 +80,7 @@ impl Trace {
             None => ([random_nonzero(), random()], true, false),
         };
         Self {
-            trace,
+            id: trace,
             span: random_nonzero(),
             sampled,
             continued,
@@ -94,13 +94,13 @@ impl Trace {
 
     /// The trace id, for logs.
     pub fn trace_id(&self) -> String {
-        format!("{:016x}{:016x}", self.trace[0], self.trace[1])
+        format!("{:016x}{:016x}", self.id[0], self.id[1])
     }
 
     /// The value of `traceparent`, version 00.
     pub fn to_value(&self) -> HeaderValue {
         let mut text = *b"00-________________________________-________________-00";
-        hex(&mut text[3..35], &self.trace);
+        hex(&mut text[3..35], &self.id);
         hex(&mut text[36..52], &[self.span]);
         if self.sampled {
             text[54] = b'1';

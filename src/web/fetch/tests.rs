@@ -14,6 +14,7 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 const CHROME: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn only_top_level_page_loads_are_navigations() {
     use Kind::{Navigation, Other};
     for (name, method, fields, want) in [
@@ -202,6 +203,7 @@ fn prefetches_are_known_by_their_purpose() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn cross_site_requests_are_refused() {
     let ours = [
         origin("https://shop.example.com"),

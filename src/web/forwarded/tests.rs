@@ -22,6 +22,7 @@ fn nets() -> Vec<IpNet> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_client_is_the_rightmost_hop_that_is_not_trusted() {
     for (name, peer, fields, want) in [
         (

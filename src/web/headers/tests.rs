@@ -71,7 +71,7 @@ fn long_names_are_owned_too() {
     let name = HeaderName::from_bytes(long.as_bytes()).unwrap();
     let owned = Owned::new([&name]);
     assert!(owned.is_owned(&name));
-    assert!(!owned.is_owned(&HeaderName::from_bytes(long[..99].as_bytes()).unwrap()));
+    assert!(!owned.is_owned(&HeaderName::from_bytes(&long.as_bytes()[..99]).unwrap()));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 mod canonical;
 mod environment;
 mod headers;
+mod matcher;
 pub mod model;
 mod problem;
 mod provider;
@@ -23,6 +24,7 @@ mod read;
 mod route;
 mod scalar;
 mod schema;
+mod section;
 mod session;
 mod shadow;
 mod site;
@@ -40,7 +42,8 @@ pub use problem::{Place, Problem, Problems};
 pub use schema::schema;
 pub use source::{Disk, Files, NoFiles};
 
-use read::{Found, Reader, Section, Spot};
+use read::{Found, Reader, Spot};
+use section::Section;
 
 /// A configuration that may be served, and what should still be looked at.
 #[derive(Debug, Clone)]

@@ -6,10 +6,7 @@
 /// Checks a path; the complaint names the canonical form when there is one.
 pub(super) fn check(text: &str) -> Result<(), String> {
     if !text.starts_with('/') {
-        return Err(format!(
-            "a path starts with `/`: write `/{}`",
-            text.trim_start_matches('/')
-        ));
+        return Err("a path starts with `/`: write it so".into());
     }
     if text.contains(['?', '#']) {
         return Err("a path has no query and no fragment: write what stands before".into());
@@ -38,7 +35,7 @@ fn canonical(path: &[u8]) -> Option<String> {
             b'\\' | 0..=0x1f | 0x7f => return None,
             b'/' | b'#' if escaped => return None,
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                plain.push(char::from(byte))
+                plain.push(char::from(byte));
             }
             // Sub-delimiters mean the same only when written the same (RFC 3986 §6.2.2.2).
             b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
@@ -47,7 +44,13 @@ fn canonical(path: &[u8]) -> Option<String> {
             {
                 plain.push(char::from(byte));
             }
-            _ => plain.push_str(&format!("%{byte:02X}")),
+            _ => {
+                plain.push('%');
+                for digit in [byte >> 4, byte & 0xf] {
+                    plain
+                        .extend(char::from_digit(digit.into(), 16).map(|c| c.to_ascii_uppercase()));
+                }
+            }
         }
     }
     let mut segments: Vec<&str> = Vec::new();

@@ -87,17 +87,15 @@ pub(super) fn overlay(file: Node, environment: &Environment) -> (Node, Vec<Synta
         }
         fits
     });
-    match merge(&file, &overrides) {
-        Ok(merged) => (remember(Some(&file), &merged), errors),
-        // The sources above cannot fail; were they to, the file alone would be the wrong configuration.
-        Err(_) => {
-            errors.push(SyntaxError {
-                place: Place::Whole,
-                message: "the environment could not be laid over the file".into(),
-            });
-            (file, errors)
-        }
-    }
+    let Ok(merged) = merge(&file, &overrides) else {
+        // Its sources cannot fail; were they to, the file alone would be the wrong configuration.
+        errors.push(SyntaxError {
+            place: Place::Whole,
+            message: "the environment could not be laid over the file".into(),
+        });
+        return (file, errors);
+    };
+    (remember(Some(&file), &merged), errors)
 }
 
 fn variable(name: &str) -> Place {
@@ -246,7 +244,7 @@ fn merge(file: &Node, overrides: &[(Vec<Step>, &str, &str)]) -> Result<Value, Co
                     path.push('.');
                     path.push_str(key);
                 }
-                Step::Index(index) => path.push_str(&format!("[{index}]")),
+                Step::Index(index) => path.extend(["[", &index.to_string(), "]"]),
             }
         }
         let origin = (*name).to_owned();

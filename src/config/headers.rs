@@ -3,7 +3,8 @@
 use http::header::{HeaderName, HeaderValue};
 
 use super::model::Headers;
-use super::read::{At, Reader, Section};
+use super::read::{At, Reader};
+use super::section::Section;
 
 /// Belong to a connection, not to a message (RFC 9110 §7.6.1), or frame it.
 const HOP_BY_HOP: &[&str] = &[
@@ -122,20 +123,17 @@ fn set(
             reader.problem(&name.spot, complaint);
             good = false;
         }
-        match HeaderValue::from_str(&text.value) {
-            Ok(mut value) => {
-                // It may be a credential: kept out of `Debug` and of compression tables.
-                value.set_sensitive(true);
-                result.push((header, value));
-            }
-            Err(_) => {
-                reader.problem(
-                    &text.spot,
-                    "no header value: write a single line of visible ASCII characters",
-                );
-                good = false;
-            }
-        }
+        let Ok(mut value) = HeaderValue::from_str(&text.value) else {
+            reader.problem(
+                &text.spot,
+                "no header value: write a single line of visible ASCII characters",
+            );
+            good = false;
+            continue;
+        };
+        // It may be a credential: kept out of `Debug` and of compression tables.
+        value.set_sensitive(true);
+        result.push((header, value));
     }
     good.then_some(result)
 }

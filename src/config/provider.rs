@@ -8,7 +8,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::model::{ClientAuth, Par, Provider};
-use super::read::{At, Section};
+use super::read::At;
+use super::section::Section;
 use super::table::{ALGORITHMS, PROVIDER};
 use super::{scalar, tls};
 use crate::secret::{ClientSecret, PrivateKey};

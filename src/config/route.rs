@@ -1,23 +1,21 @@
 //! Reads `routes`, and checks them against each other and against the rest.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use http::Method;
-use regex::{Regex, RegexBuilder};
-use url::Host;
-
 use super::headers;
+use super::matcher::{Matcher, check_prefix, hosts_of, matcher};
 use super::model::{
-    Access, ClaimPath, CrossSite, HostPattern, OnUnauthenticated, Origin, PathPattern, Provider,
-    Require, Route, RouteLimits, Token, TokenKind,
+    Access, ClaimPath, CrossSite, OnUnauthenticated, Origin, PathPattern, Provider, Require, Route,
+    RouteLimits, Token, TokenKind,
 };
-use super::read::{At, Reader, Section, Spot, nearest};
-use super::shadow::{self, Taken};
+use super::read::{At, Reader, nearest};
+use super::scalar;
+use super::section::Section;
+use super::shadow::Taken;
 use super::table::ROUTE;
 use super::tree::Kind;
 use super::upstream::Pool;
-use super::{canonical, scalar};
 
 /// What routes refer to; parts that could not be read are left out of the checks.
 pub(super) struct Around<'a> {
@@ -42,6 +40,7 @@ pub(super) fn routes(
         return None;
     }
     let mut all = Vec::with_capacity(list.value.len());
+    let mut names = HashSet::new();
     let mut earlier: Vec<(usize, Taken)> = Vec::new();
     for (index, value) in list.value.into_iter().enumerate() {
         let Some(section) = Section::open(reader, &ROUTE, value) else {
@@ -65,10 +64,20 @@ pub(super) fn routes(
                 None => earlier.push((index, taken)),
             }
         }
-        all.push(route(&section, around, pool, matcher));
+        let name = section.text("name").filter(|name| check_name(reader, name));
+        if let Some(name) = name
+            .as_ref()
+            .filter(|name| !names.insert(name.value.clone()))
+        {
+            reader.problem(
+                &name.spot,
+                "another route has this name: write a different one",
+            );
+        }
+        all.push(route(&section, around, pool, matcher).map(|route| Draft { name, route }));
     }
     let routes = all.into_iter().collect::<Option<Vec<Draft>>>()?;
-    Some(name_all(reader, routes))
+    Some(name_all(routes, names))
 }
 
 /// A route whose name may still have to be made up.
@@ -77,222 +86,13 @@ struct Draft {
     route: Route,
 }
 
-/// What a route matches on.
-struct Matcher {
-    host: Option<HostPattern>,
-    methods: Vec<Method>,
-    path: PathPattern,
-    spot: Spot,
-}
-
-fn matcher(section: &Section<'_>, around: &Around<'_>) -> Option<Matcher> {
-    let host = match section.text("host") {
-        Some(text) => Some(host(section.reader, &text, around)),
-        None if section.has("host") => Some(None),
-        None => None,
-    };
-    let methods = methods(section);
-    let path = path(section, around);
-    let (path, spot) = path?;
-    Some(Matcher {
-        host: match host {
-            Some(host) => Some(host?),
-            None => None,
-        },
-        methods: methods?,
-        path,
-        spot,
-    })
-}
-
-fn host(reader: &Reader<'_>, text: &At<String>, around: &Around<'_>) -> Option<HostPattern> {
-    const EXPECTED: &str =
-        "no host: write a name without port, such as `shop.example.com` or `*.example.com`";
-    let name = text.value.strip_prefix("*.").unwrap_or(&text.value);
-    let Some(canonical) = Host::parse(name).ok().map(|host| host.to_string()) else {
-        reader.problem(&text.spot, EXPECTED);
-        return None;
-    };
-    if canonical != name || name.ends_with('.') || name.contains('*') {
-        reader.problem(
-            &text.spot,
-            format!("{EXPECTED}, in lower case and without final dot"),
-        );
-        return None;
-    }
-    let pattern = if name.len() == text.value.len() {
-        HostPattern::Exact(name.into())
-    } else {
-        HostPattern::Suffix(format!(".{name}").into())
-    };
-    // Requests for other hosts get 421 before any route is asked.
-    if hosts_of(Some(&pattern), around).is_some_and(|hosts| hosts.is_empty()) {
-        reader.problem(&text.spot, "no origin of `public_url` has such a host, so the route can never match: add the origin, or correct the host");
-        return None;
-    }
-    Some(pattern)
-}
-
-/// The public hosts that match.
-fn hosts_of(pattern: Option<&HostPattern>, around: &Around<'_>) -> Option<BTreeSet<String>> {
-    let matches = |host: &str| match pattern {
-        None => true,
-        Some(HostPattern::Exact(name)) => host == &**name,
-        Some(HostPattern::Suffix(suffix)) => host.len() > suffix.len() && host.ends_with(&**suffix),
-    };
-    let hosts = around.origins?.iter().map(|origin| origin.host.to_string());
-    Some(hosts.filter(|host| matches(host)).collect())
-}
-
-fn methods(section: &Section<'_>) -> Option<Vec<Method>> {
-    let Some(value) = section.given("methods") else {
-        return Some(Vec::new());
-    };
-    let texts = section.reader.texts(value)?;
-    if texts.value.is_empty() {
-        section.reader.problem(
-            &texts.spot,
-            "no method, so the route could never match: write some, or remove the key for all",
-        );
-        return None;
-    }
-    let mut methods = Vec::new();
-    for text in texts.value {
-        let method = Method::from_bytes(text.value.as_bytes()).ok();
-        let complaint = match method {
-            // CONNECT has no path to match on (RFC 9110 §9.3.6).
-            None | Some(Method::CONNECT) => {
-                "no method that can be forwarded: write, for example, `GET`"
-            }
-            Some(_) if text.value != text.value.to_ascii_uppercase() => {
-                "methods are written in capitals: write, for example, `GET`"
-            }
-            Some(method) if methods.contains(&method) => "the same method twice: keep one",
-            Some(method) => {
-                methods.push(method);
-                continue;
-            }
-        };
-        section.reader.problem(&text.spot, complaint);
-    }
-    Some(methods)
-}
-
-fn path(section: &Section<'_>, around: &Around<'_>) -> Option<(PathPattern, Spot)> {
-    let reader = section.reader;
-    let (exact, prefix, regex) = (
-        section.given("path"),
-        section.given("path_prefix"),
-        section.given("path_regex"),
-    );
-    let given =
-        usize::from(exact.is_some()) + usize::from(prefix.is_some()) + usize::from(regex.is_some());
-    if given != 1 {
-        let message = if given == 0 {
-            "no path to match"
-        } else {
-            "several paths to match"
-        };
-        reader.problem(
-            &section.spot,
-            format!("{message}: write exactly one of `path`, `path_prefix` and `path_regex`"),
-        );
-        return None;
-    }
-    let pattern = match (exact, prefix, regex) {
-        (Some(value), _, _) => {
-            let text = reader.text(value)?;
-            reader.accept(&text.spot, canonical::check(&text.value))?;
-            At {
-                value: PathPattern::Exact(text.value),
-                spot: text.spot,
-            }
-        }
-        (_, Some(value), _) => {
-            let text = reader.text(value)?;
-            reader.accept(&text.spot, check_prefix(&text.value))?;
-            At {
-                value: PathPattern::Prefix(text.value),
-                spot: text.spot,
-            }
-        }
-        (_, _, value) => {
-            let text = reader.text(value?)?;
-            At {
-                value: PathPattern::Regex(reader.accept(&text.spot, compile(&text.value))?),
-                spot: text.spot,
-            }
-        }
-    };
-    let ours = around.base_path.is_some_and(|base| match &pattern.value {
-        PathPattern::Exact(path) | PathPattern::Prefix(path) => shadow::within(base, path),
-        PathPattern::Regex(_) => false,
-    });
-    if ours {
-        reader.problem(&pattern.spot, "lies under `base_path`, where daypass answers itself: choose another path, or move `base_path`");
-        return None;
-    }
-    Some((pattern.value, pattern.spot))
-}
-
-fn check_prefix(text: &str) -> Result<(), String> {
-    canonical::check(text)?;
-    if text != "/" && text.ends_with('/') {
-        return Err(format!(
-            "a prefix takes whole segments: write `{}`, without the final slash",
-            text.trim_end_matches('/')
-        ));
-    }
-    Ok(())
-}
-
-/// Compiles an expression so that it must match the whole path; size and nesting are bounded.
-fn compile(text: &str) -> Result<Regex, String> {
-    if text.len() > 4096 {
-        return Err("the expression is longer than 4096 bytes: write several routes".into());
-    }
-    // Alone first: `a)(b` would close our group.
-    let build = |source: &str| {
-        RegexBuilder::new(source)
-            .size_limit(1 << 20)
-            .dfa_size_limit(1 << 20)
-            .nest_limit(50)
-            .build()
-    };
-    let alone = build(text);
-    let anchored = alone.and_then(|_| build(&format!("^(?:{text})$")));
-    let regex = anchored.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            "the expression is too large once compiled: write smaller repetitions".to_owned()
-        }
-        error => {
-            // The crate draws the expression over several lines; the last one says what is wrong.
-            let text = error.to_string();
-            let last = text.lines().last().unwrap_or_default().trim();
-            format!(
-                "no regular expression ({}): correct it",
-                last.strip_prefix("error: ").unwrap_or(last)
-            )
-        }
-    })?;
-    let first = text.trim_start_matches('^').bytes().next();
-    if !text.contains('|') && first.is_none_or(|b| b.is_ascii_alphanumeric()) {
-        return Err(
-            "must match the whole path, which starts with `/`: write the expression so".into(),
-        );
-    }
-    Ok(regex)
-}
-
 fn route(
     section: &Section<'_>,
     around: &Around<'_>,
     pool: &mut Pool,
     matcher: Option<Matcher>,
-) -> Option<Draft> {
+) -> Option<Route> {
     let reader = section.reader;
-    let name = section.text("name");
-    let name_good = name.as_ref().is_none_or(|name| check_name(reader, name));
     let access = section.choice("access", &["bearer", "session_or_bearer"]);
     let access = access.map(|access| match access.value {
         "public" => Access::Public,
@@ -301,15 +101,15 @@ fn route(
         _ => Access::Session,
     });
     let consistent = access.is_some_and(|access| check_access(section, access));
-    let upstream = match section.text("upstream") {
-        Some(text) => pool.find(reader, &text),
-        None => {
-            if !section.has("upstream") && access.is_some_and(|access| access != Access::Deny) {
-                reader.problem(&section.spot_of("upstream"), "missing: write the name of an upstream, or a URL such as `http://127.0.0.1:3000`");
-            }
-            None
-        }
-    };
+    if !section.has("upstream") && access.is_some_and(|access| access != Access::Deny) {
+        reader.problem(
+            &section.spot_of("upstream"),
+            "missing: write the name of an upstream, or a URL such as `http://127.0.0.1:3000`",
+        );
+    }
+    let upstream = section
+        .text("upstream")
+        .and_then(|text| pool.find(reader, &text));
     let prefix = matcher
         .as_ref()
         .map(|matcher| matches!(matcher.path, PathPattern::Prefix(_)));
@@ -359,7 +159,7 @@ fn route(
         })
     });
     let provider = provider(section, around);
-    if !(name_good && consistent) {
+    if !consistent {
         return None;
     }
     let matcher = matcher?;
@@ -382,9 +182,9 @@ fn route(
         headers: headers?,
         cross_site: cross_site?,
         limits: limits?,
-        provider: provider?,
+        provider,
     };
-    Some(Draft { name, route })
+    Some(route)
 }
 
 /// Keys that would be accepted and ignored are refused: whoever writes them believes that they protect something.
@@ -435,7 +235,7 @@ fn require(section: &Section<'_>) -> Option<Require> {
     let Some(require) = section.optional_section("require") else {
         return (!section.has("require")).then(Require::default);
     };
-    if !require.has("scopes") && !require.has("claims") {
+    if !require.has("scopes") && !require.has("claims") && require.all_known() {
         reader.problem(
             &require.spot,
             "demands nothing: write `scopes` or `claims`, or remove `require`",
@@ -589,16 +389,15 @@ fn cross_site(section: &Section<'_>) -> Option<CrossSite> {
     ))
 }
 
-fn provider(section: &Section<'_>, around: &Around<'_>) -> Option<Option<usize>> {
-    let Some(name) = section.text("provider") else {
-        return (!section.has("provider")).then_some(None);
-    };
+/// The provider a route names, if any.
+fn provider(section: &Section<'_>, around: &Around<'_>) -> Option<usize> {
+    let name = section.text("provider")?;
     let providers = around.providers?;
     if let Some(index) = providers
         .iter()
         .position(|provider| *provider.name == *name.value)
     {
-        return Some(Some(index));
+        return Some(index);
     }
     let names: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
     let message = match nearest(&name.value, &names) {
@@ -622,16 +421,7 @@ fn check_name(reader: &Reader<'_>, name: &At<String>) -> bool {
 }
 
 /// Gives each route its name: the one written, else one made from the path and told apart by a number.
-fn name_all(reader: &Reader<'_>, drafts: Vec<Draft>) -> Vec<Arc<Route>> {
-    let mut taken: HashSet<String> = HashSet::new();
-    for name in drafts.iter().filter_map(|draft| draft.name.as_ref()) {
-        if !taken.insert(name.value.clone()) {
-            reader.problem(
-                &name.spot,
-                "another route has this name: write a different one",
-            );
-        }
-    }
+fn name_all(drafts: Vec<Draft>, mut taken: HashSet<String>) -> Vec<Arc<Route>> {
     drafts
         .into_iter()
         .map(|Draft { name, mut route }| {

@@ -67,7 +67,7 @@ pub(super) fn size(text: &str, min: u64, max: u64) -> Result<u64, Complaint> {
 fn show_size(bytes: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
-        .find(|(_, shift)| bytes != 0 && bytes % (1 << shift) == 0)
+        .find(|(_, shift)| bytes != 0 && bytes.is_multiple_of(1 << shift))
         .map_or_else(
             || format!("{bytes}B"),
             |(unit, shift)| format!("{}{unit}", bytes >> shift),

@@ -19,7 +19,6 @@ pub fn schema() -> Value {
     }
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "daypass configuration",
     });
     if let (Value::Object(schema), Value::Object(root)) = (&mut schema, root) {
         schema.extend(root);
@@ -50,8 +49,13 @@ fn of_table(table: &Table) -> Value {
         .filter(|key| matches!(key.need, Need::Required(_)))
         .map(|key| key.name)
         .collect();
-    let mut schema =
-        json!({"type": "object", "properties": properties, "additionalProperties": false});
+    let mut schema = json!({
+        "type": "object",
+        "title": table.title,
+        "description": table.about,
+        "properties": properties,
+        "additionalProperties": false
+    });
     if !required.is_empty() {
         schema["required"] = json!(required);
     }

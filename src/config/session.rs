@@ -10,8 +10,9 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::model::{Cookie, Origin, RedisStore, SameSite, Session, Store};
-use super::read::{At, Reader, Section, Spot};
-use super::table::STORE;
+use super::read::{At, Reader, Spot};
+use super::section::Section;
+use super::table::{REDIS, STORE};
 use super::tree::Kind;
 use super::{scalar, tls};
 use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
@@ -64,13 +65,16 @@ fn store(section: &Section<'_>) -> Option<Store> {
         }
         Kind::Scalar { .. } => {
             let url = reader.text(value)?;
-            redis_url(reader, &url).map(|_| RedisStore {
-                url: StoreUrl::new(url.value),
-                username: None,
-                password: None,
-                ca_pem: None,
-                client_cert: None,
-                key_prefix: "daypass:".into(),
+            redis_url(reader, &url).and_then(|_| {
+                let defaults = Section::defaults(reader, &REDIS, url.spot);
+                Some(RedisStore {
+                    url: StoreUrl::new(url.value),
+                    username: None,
+                    password: None,
+                    ca_pem: None,
+                    client_cert: None,
+                    key_prefix: defaults.text("key_prefix")?.value,
+                })
             })
         }
         Kind::Mapping(_) => Section::open(reader, &STORE, value)
@@ -93,6 +97,8 @@ fn store(section: &Section<'_>) -> Option<Store> {
     };
     if section.has("cache_entries") {
         section.count("cache_entries");
+    }
+    if store.is_some() && section.has("cache_entries") {
         reader.problem(
             &section.spot_of("cache_entries"),
             "not supported yet with Redis: remove it",

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
 use super::model::{Address, Limits, Listener, ListenerTls, LogFormat, Logging, Origin, Pages};
-use super::read::{At, Section, Value};
+use super::read::{At, Value};
+use super::section::Section;
 use super::table::LISTENER;
 use super::tree::Kind;
 use super::{canonical, scalar, tls};

@@ -419,7 +419,7 @@ pub(super) static REDIS: Table = Table {
         key(
             "key_prefix",
             Text,
-            Default("daypass:"),
+            Default("\"daypass:\""),
             "Prefix of all keys.",
         ),
         key(

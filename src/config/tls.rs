@@ -5,7 +5,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::read::{At, Reader, Section};
+use super::read::{At, Reader};
+use super::section::Section;
 
 /// Authorities to trust, of the file under `name`.
 pub(super) fn authorities(section: &Section<'_>, name: &'static str) -> Option<Vec<u8>> {
@@ -45,13 +46,13 @@ pub(super) fn pair(section: &Section<'_>, cert: &'static str, key: &'static str)
     let reader = section.reader;
     let (cert_file, key_file) = (section.file(cert), section.file(key));
     match (section.has(cert), section.has(key)) {
-        (true, false) => {
+        (true, false) if !section.requires(key) => {
             reader.problem(
                 &section.spot_of(key),
                 format!("missing: `{cert}` needs its key"),
             );
         }
-        (false, true) => {
+        (false, true) if !section.requires(cert) => {
             reader.problem(
                 &section.spot_of(cert),
                 format!("missing: `{key}` needs its certificate"),

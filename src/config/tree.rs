@@ -77,12 +77,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Node, Vec<SyntaxError>), SyntaxErro
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes[..error.valid_up_to()]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
+            .split(|byte| *byte == b'\n')
             .count();
         SyntaxError {
             place: Place::File {
-                line: before + 1,
+                line: before,
                 column: 1,
             },
             message: "the file is not UTF-8 text: save it as UTF-8".into(),

@@ -7,8 +7,9 @@ use rustls::pki_types::ServerName;
 use url::{Host, Url};
 
 use super::model::{Protocol, Target, Upstream, UpstreamTls};
-use super::read::{At, Reader, Section, Spot, nearest};
+use super::read::{At, Reader, Spot, nearest};
 use super::scalar::{self, Complaint};
+use super::section::Section;
 use super::table::UPSTREAM;
 use super::tls;
 use super::tree::{Kind, Node};

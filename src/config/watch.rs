@@ -161,7 +161,7 @@ impl Watcher {
                     watched.insert(new.clone());
                 }
                 Err(error) => {
-                    tracing::debug!(%error, folder = %new.display(), "folder is polled, not watched")
+                    tracing::debug!(%error, folder = %new.display(), "folder is polled, not watched");
                 }
             }
         }
@@ -202,6 +202,13 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn waiting_may_move_between_threads() {
+        fn is_send<T: Send>(_: T) {}
+        let mut watcher = Watcher::new([]).unwrap();
+        is_send(watcher.changed());
     }
 
     async fn changes(watcher: &mut Watcher) -> bool {

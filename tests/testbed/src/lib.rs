@@ -11,6 +11,7 @@ mod host;
 pub mod node;
 pub mod pki;
 pub mod ports;
+pub mod process;
 pub mod provider;
 pub mod raw;
 pub mod redis;

@@ -3,6 +3,7 @@
 //! `make demo`, or `cargo build && cargo run --example demo -- target/debug/daypass`. Ends with Ctrl-C.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -56,26 +57,37 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .replace("UPSTREAM", &upstream.url());
     std::fs::write(&file, text)?;
 
-    let mut daypass = Command::new(&binary)
+    let served = serve(&binary, &file, public.port(), admin).await;
+    std::fs::remove_dir_all(&directory)?;
+    served
+}
+
+/// Runs daypass until it ends or we are told to.
+async fn serve(
+    binary: &Path,
+    file: &Path,
+    port: u16,
+    admin: SocketAddr,
+) -> Result<(), Box<dyn Error>> {
+    let mut daypass = Command::new(binary)
         .args(["run", "-c"])
-        .arg(&file)
+        .arg(file)
         .stdin(Stdio::null())
         // A group of its own: Ctrl-C comes to us, and we end it in good order.
         .process_group(0)
         .spawn()
         .map_err(|error| format!("{}: {error} (cargo build makes it)", binary.display()))?;
-    let served = serve(&mut daypass, &file, public.port(), admin).await;
+    let watched = watch(&mut daypass, file, port, admin).await;
     process::terminate(&mut daypass, Duration::from_secs(5));
-    std::fs::remove_dir_all(&directory)?;
-    served
+    watched
 }
 
 /// Waits until daypass is ready, says what to try, and waits for Ctrl-C or for daypass to end.
-async fn serve(
+async fn watch(
     daypass: &mut Child,
     file: &Path,
     port: u16,
-    admin: std::net::SocketAddr,
+    admin: SocketAddr,
 ) -> Result<(), Box<dyn Error>> {
     let ready = raw::wait_for(PATIENCE, || {
         if let Ok(Some(status)) = daypass.try_wait() {

@@ -53,9 +53,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .replace("ADMIN", &admin.to_string())
         .replace("ISSUER", &provider.issuer())
         .replace("CLIENT_ID", CLIENT_ID)
-        .replace("CLIENT_SECRET", provider.client_secret())
         .replace("UPSTREAM", &upstream.url());
     std::fs::write(&file, text)?;
+    std::fs::write(directory.join("client-secret"), provider.client_secret())?;
 
     let served = serve(&binary, &file, public.port(), admin).await;
     std::fs::remove_dir_all(&directory)?;
@@ -168,7 +168,7 @@ admin: {listen: ADMIN}
 provider:
   issuer: ISSUER
   client_id: CLIENT_ID
-  client_secret: \"CLIENT_SECRET\"
+  client_secret: {file: client-secret}
 
 session:
   store: memory

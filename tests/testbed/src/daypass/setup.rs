@@ -38,12 +38,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Free ports. The public one must be known beforehand, because `public_url` names it; any will do for the other.
+    /// Free ports, picked beforehand: `public_url` names the public one, and a reload must find both unchanged.
     pub(super) fn pick(setup: &Setup) -> Self {
         let public = setup.at.unwrap_or_else(crate::ports::free);
         Self {
             public,
-            admin: ([127, 0, 0, 1], 0).into(),
+            admin: crate::ports::free(),
             origin: public,
         }
     }

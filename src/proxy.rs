@@ -29,9 +29,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
-use crate::login::audit::subject_hash;
 use crate::metrics::{Denied, UpstreamError};
 use crate::refresh::Refresher;
+use crate::rp::audit::subject_hash;
 use crate::telemetry;
 use crate::web::forwarded::Client;
 use crate::web::host::Authority;
@@ -91,7 +91,7 @@ impl Proxy {
     }
 
     /// Reads the head; what is ambiguous ends here.
-    fn take_in(&self, session: &Session, ctx: &mut Context) -> Result<Taken, Refusal> {
+    fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Refusal> {
         let live = ctx.live.clone();
         let config = &live.config;
         let head = session.req_header();
@@ -224,7 +224,7 @@ impl Proxy {
         Ok(Some(respond::refuse_or_login(ctx, &head, refusal).await))
     }
 
-    fn account(&self, session: &Session, ctx: &mut Context) {
+    fn account(session: &Session, ctx: &mut Context) {
         if std::mem::replace(&mut ctx.accounted, true) {
             return;
         }
@@ -323,7 +323,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
-        let taken = self.take_in(session, ctx);
+        let taken = Self::take_in(session, ctx);
         let silence = if ctx.upgrade {
             STREAM_SILENCE
         } else {
@@ -435,7 +435,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
-        self.account(session, ctx);
+        Self::account(session, ctx);
     }
 
     fn fail_to_connect(
@@ -513,7 +513,7 @@ impl ProxyHttp for Proxy {
             code = refusal.status().as_u16();
             if session.response_written().is_none() {
                 let head = session.req_header().as_owned_parts();
-                let answer = respond::refuse(ctx, &head, refusal).closing(true);
+                let answer = respond::refuse(ctx, &head, &refusal).closing(true);
                 let _ = answer.write(session, ctx.request_id.to_value()).await;
             } else {
                 ctx.refusal = Some(refusal);

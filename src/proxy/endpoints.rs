@@ -44,7 +44,7 @@ const PASSED_ON: [&str; 5] = [
 
 /// One of our endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
+pub(super) enum Endpoint {
     /// `login`
     Login,
     /// `callback` or `callback/<provider>`
@@ -65,7 +65,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// The endpoint of a canonical path, if it is below `base_path`.
-    pub fn of(path: &str, base_path: &str) -> Option<Self> {
+    pub(super) fn of(path: &str, base_path: &str) -> Option<Self> {
         let rest = path.strip_prefix(base_path)?;
         if !rest.is_empty() && !rest.starts_with('/') {
             return None;
@@ -98,13 +98,13 @@ impl Endpoint {
 
 /// What the endpoints need beside the request.
 #[derive(Debug)]
-pub struct Endpoints<'a> {
+pub(super) struct Endpoints<'a> {
     /// The request's context.
-    pub ctx: &'a mut Context,
+    pub(super) ctx: &'a mut Context,
     /// Renews tokens.
-    pub refresher: &'a Arc<Refresher>,
+    pub(super) refresher: &'a Arc<Refresher>,
     /// Time.
-    pub clock: &'a SharedClock,
+    pub(super) clock: &'a SharedClock,
 }
 
 impl Endpoints<'_> {
@@ -112,7 +112,7 @@ impl Endpoints<'_> {
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn answer(
+    pub(super) async fn answer(
         self,
         endpoint: Endpoint,
         exchange: &mut Exchange,
@@ -120,7 +120,7 @@ impl Endpoints<'_> {
         let head = exchange.req_header().as_owned_parts();
         let allowed = endpoint.allows();
         if endpoint == Endpoint::Unknown {
-            return Ok(self.refuse(&head, Refusal::NoRoute));
+            return Ok(self.refuse(&head, &Refusal::NoRoute));
         }
         let method = if head.method == Method::HEAD {
             &Method::GET
@@ -128,12 +128,12 @@ impl Endpoints<'_> {
             &head.method
         };
         if !allowed.split(", ").any(|allow| allow == method.as_str()) {
-            return Ok(self.refuse(&head, Refusal::Method { allow: allowed }));
+            return Ok(self.refuse(&head, &Refusal::Method { allow: allowed }));
         }
         let form = if head.method == Method::POST {
             match read_form(exchange).await? {
                 Some(form) => form,
-                None => return Ok(self.refuse(&head, Refusal::BodyTooLarge)),
+                None => return Ok(self.refuse(&head, &Refusal::BodyTooLarge)),
             }
         } else {
             String::new()
@@ -153,7 +153,7 @@ impl Endpoints<'_> {
             Endpoint::LogoutLocal => self.logout_local(&head).await,
             Endpoint::Session => self.session(&head).await,
             Endpoint::SessionRefresh => self.session_refresh(&head).await,
-            Endpoint::Unknown => self.refuse(&head, Refusal::NoRoute),
+            Endpoint::Unknown => self.refuse(&head, &Refusal::NoRoute),
         })
     }
 
@@ -169,7 +169,7 @@ impl Endpoints<'_> {
         &self.ctx.live.config.public_origins[self.ctx.origin]
     }
 
-    fn refuse(self, head: &Parts, refusal: Refusal) -> Answer {
+    fn refuse(self, head: &Parts, refusal: &Refusal) -> Answer {
         respond::refuse(self.ctx, head, refusal)
     }
 
@@ -294,7 +294,7 @@ impl Endpoints<'_> {
                 };
                 answer.with(header::SET_COOKIE, session_cookie(&config, None))
             }
-            Err(_) => self.refuse(head, Refusal::Login(ErrorPage::LogoutFailed)),
+            Err(_) => self.refuse(head, &Refusal::Login(ErrorPage::LogoutFailed)),
         }
     }
 
@@ -309,7 +309,7 @@ impl Endpoints<'_> {
     async fn logout_local(self, head: &Parts) -> Answer {
         let config = self.live().config.clone();
         if asked_elsewhere(head, &config) {
-            return self.refuse(head, Refusal::CrossSite);
+            return self.refuse(head, &Refusal::CrossSite);
         }
         let presented =
             cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
@@ -324,7 +324,7 @@ impl Endpoints<'_> {
                 Answer::empty(StatusCode::NO_CONTENT)
                     .with(header::SET_COOKIE, session_cookie(&config, None))
             }
-            Err(_) => self.refuse(head, Refusal::StoreUnavailable),
+            Err(_) => self.refuse(head, &Refusal::StoreUnavailable),
         }
     }
 
@@ -333,31 +333,31 @@ impl Endpoints<'_> {
             Ok(Presented::Session(_, found)) => self.tell(&found),
             Ok(Presented::None(gone)) => self.refuse_api(
                 head,
-                Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+                &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
             ),
-            Err(_) => self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(_) => self.refuse_api(head, &Refusal::StoreUnavailable),
         }
     }
 
     async fn session_refresh(self, head: &Parts) -> Answer {
         let config = self.live().config.clone();
         if asked_elsewhere(head, &config) {
-            return self.refuse_api(head, Refusal::CrossSite);
+            return self.refuse_api(head, &Refusal::CrossSite);
         }
         let (id, found) = match decide::present(self.live(), head, true).await {
             Ok(Presented::Session(id, found)) => (id, found),
             Ok(Presented::None(gone)) => {
                 return self.refuse_api(
                     head,
-                    Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+                    &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
                 );
             }
-            Err(_) => return self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
         };
         let Some(provider) = self.live().provider_of(&found.session).cloned() else {
             return self.refuse_api(
                 head,
-                Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
+                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
             );
         };
         match self.refresher.force(&id, &found, &provider).await {
@@ -367,19 +367,19 @@ impl Endpoints<'_> {
             }),
             Err(RefreshError::Ended) => self.refuse_api(
                 head,
-                Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
+                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
             ),
             // Nothing to refresh with: the session is what it is.
             Err(RefreshError::NoRefreshToken) => self.tell(&found),
             Err(RefreshError::Unavailable { retry_after }) => {
-                self.refuse_api(head, Refusal::ProviderUnavailable { retry_after })
+                self.refuse_api(head, &Refusal::ProviderUnavailable { retry_after })
             }
-            Err(RefreshError::Store) => self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(RefreshError::Store) => self.refuse_api(head, &Refusal::StoreUnavailable),
         }
     }
 
     /// Scripts call these endpoints: never a page, never a redirect (BFF-02).
-    fn refuse_api(self, head: &Parts, refusal: Refusal) -> Answer {
+    fn refuse_api(self, head: &Parts, refusal: &Refusal) -> Answer {
         respond::problem(self.ctx, head, refusal)
     }
 
@@ -444,7 +444,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 /// The login cookie of a request.
-pub fn login_cookie<'h>(config: &Config, head: &'h Parts) -> Option<&'h str> {
+pub(super) fn login_cookie<'h>(config: &Config, head: &'h Parts) -> Option<&'h str> {
     cookie::find(&head.headers, &config.session.cookie.login_name).next()
 }
 

@@ -14,24 +14,20 @@ use super::refusal::Refusal;
 /// [`Refusal::Malformed`] with the rule, or [`Refusal::HeaderTooLarge`].
 pub(super) fn inspect(session: &Session, header_bytes: usize) -> Result<(), Refusal> {
     let head = session.req_header();
-    match session.as_downstream().as_http1() {
-        Some(http1) => {
-            let raw = http1.get_headers_raw_bytes();
-            if raw.len() > header_bytes {
-                return Err(Refusal::HeaderTooLarge);
-            }
-            http1_head(&raw, head)?;
+    if let Some(http1) = session.as_downstream().as_http1() {
+        let raw = http1.get_headers_raw_bytes();
+        if raw.len() > header_bytes {
+            return Err(Refusal::HeaderTooLarge);
         }
-        None => {
-            // The list size that HTTP/2 counts (RFC 9113 §6.5.2).
-            let size: usize = head
-                .headers
-                .iter()
-                .map(|(name, value)| name.as_str().len() + value.len() + 32)
-                .sum();
-            if size + head.uri.path().len() > header_bytes {
-                return Err(Refusal::HeaderTooLarge);
-            }
+        http1_head(&raw, head)?;
+    } else {
+        // The list size that HTTP/2 counts (RFC 9113 §6.5.2).
+        let fields = head.headers.iter();
+        let size: usize = fields
+            .map(|(name, value)| name.as_str().len() + value.len() + 32)
+            .sum();
+        if size + head.uri.path().len() > header_bytes {
+            return Err(Refusal::HeaderTooLarge);
         }
     }
     if head.method == Method::TRACE || head.method == Method::CONNECT {
@@ -48,17 +44,17 @@ pub(super) fn inspect(session: &Session, header_bytes: usize) -> Result<(), Refu
 }
 
 fn http1_head(raw: &[u8], head: &pingora::http::RequestHeader) -> Result<(), Refusal> {
-    let mut lines = 0_usize;
     let mut host = 0_usize;
     let mut content_length = 0_usize;
     let mut start = 0;
-    for (end, _) in raw.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+    let ends = raw.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    for (number, (end, _)) in ends.enumerate() {
         // RFC 9112 §2.2 lets a reader take a bare LF; a server behind or before us may not.
         if end == start || raw[end - 1] != b'\r' {
             return Err(Refusal::Malformed("End each line with CR LF."));
         }
         let line = &raw[start..end - 1];
-        if lines == 0 {
+        if number == 0 {
             if line.contains(&b'#') {
                 return Err(Refusal::Malformed(
                     "Send no fragment in the request target.",
@@ -69,7 +65,6 @@ fn http1_head(raw: &[u8], head: &pingora::http::RequestHeader) -> Result<(), Ref
             host += usize::from(name.eq_ignore_ascii_case(b"host"));
             content_length += usize::from(name.eq_ignore_ascii_case(b"content-length"));
         }
-        lines += 1;
         start = end + 1;
     }
     if host != 1 && head.version >= Version::HTTP_11 {

@@ -83,17 +83,13 @@ impl Live {
             .providers
             .iter()
             .map(|wanted| {
-                let known =
-                    old.and_then(|old| old.providers.iter().find(|known| known.config() == wanted));
-                match known {
-                    Some(known) => Ok(known.clone()),
-                    None => {
-                        metrics.know_provider(&wanted.name);
-                        Provider::new(wanted.clone(), clock.clone(), metrics.clone())
-                            .map(Arc::new)
-                            .map_err(|problem| format!("provider {}: {problem}", wanted.name))
-                    }
+                let mut known = old.iter().flat_map(|old| &old.providers);
+                if let Some(known) = known.find(|known| known.config() == wanted) {
+                    return Ok(known.clone());
                 }
+                Provider::new(wanted.clone(), clock.clone(), metrics.clone())
+                    .map(Arc::new)
+                    .map_err(|problem| format!("provider {}: {problem}", wanted.name))
             })
             .collect::<Result<Vec<_>, String>>()?;
         let known_upstreams = old

@@ -19,7 +19,7 @@ use super::refusal::{Refusal, SOON};
 /// Answers a refusal; a navigation without session is sent to log in.
 pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
     if !matches!(refusal, Refusal::Unauthenticated(_)) || !wants_login(ctx, head) {
-        return refuse(ctx, head, refusal);
+        return refuse(ctx, head, &refusal);
     }
     let return_to = here(ctx, head);
     let live = ctx.live.clone();
@@ -104,7 +104,7 @@ pub(super) fn start_refused(
         StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
     };
     let retry = login_url(&ctx.live.config, Some(return_to));
-    answer(ctx, head, refusal, Some(&retry), None)
+    answer(ctx, head, &refusal, Some(&retry), None)
 }
 
 /// Answers a login that could not be finished; `return_to` is where it was going, if that could be told.
@@ -128,13 +128,13 @@ pub(super) fn callback_refused(
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
     let retry = login_url(&ctx.live.config, return_to);
-    answer(ctx, head, refusal, Some(&retry), code)
+    answer(ctx, head, &refusal, Some(&retry), code)
 }
 
 /// Answers a refusal, as a page or as a problem document, whichever the client reads.
-pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answer {
     let config = ctx.live.config.clone();
-    let retry = match &refusal {
+    let retry = match refusal {
         Refusal::Unauthenticated(_) => {
             let back = (head.method == Method::GET).then(|| here(ctx, head));
             Some(login_url(&config, back.as_deref()))
@@ -153,7 +153,7 @@ pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answe
 fn answer(
     ctx: &mut Context,
     head: &Parts,
-    refusal: Refusal,
+    refusal: &Refusal,
     retry: Option<&str>,
     code: Option<&str>,
 ) -> Answer {
@@ -169,11 +169,11 @@ fn answer(
         sign_out: Some(&sign_out),
         code,
     });
-    finish(ctx, &refusal, Answer::page(refusal.status(), page), &config)
+    finish(ctx, refusal, Answer::page(refusal.status(), page), &config)
 }
 
 /// Answers a refusal with a problem document (RFC 9457).
-pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answer {
     let config = ctx.live.config.clone();
     let signing_in_helps = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::Login(_));
     // A script wants to come back to its page, not to its own address: the Referer names it, when it is one of ours.
@@ -188,7 +188,7 @@ pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answ
         ctx.request_id.as_str(),
     );
     let answer = Answer::json(page.status(), "application/problem+json", body);
-    finish(ctx, &refusal, answer, &config)
+    finish(ctx, refusal, answer, &config)
 }
 
 fn referring_page(ctx: &Context, head: &Parts) -> Option<String> {

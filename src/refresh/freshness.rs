@@ -28,7 +28,7 @@ pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> F
         return Freshness::Expired;
     }
     let window = refresh_before.min(life / 2);
-    if left <= window - window / 1000 * jitter(tokens.refreshed_at) {
+    if left <= window.saturating_sub(window / 1000 * jitter(tokens.refreshed_at)) {
         Freshness::Ageing
     } else {
         Freshness::Fresh

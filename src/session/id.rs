@@ -81,7 +81,7 @@ impl RecordKey {
 
     /// First 12 hex digits, to correlate log lines.
     pub fn short(&self) -> String {
-        self.0[..6].iter().map(|b| format!("{b:02x}")).collect()
+        hex(&self.0[..6])
     }
 
     /// The whole hash.
@@ -107,6 +107,15 @@ fn decode(text: &[u8; TEXT_LEN]) -> Option<Zeroizing<[u8; BYTES]>> {
 
 const BYTES: usize = 32;
 const TEXT_LEN: usize = 43;
+
+/// Lower-case hexadecimal digits, for log lines.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+    let digits = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+    digits.collect()
+}
 
 #[cfg(test)]
 mod tests {

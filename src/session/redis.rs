@@ -270,6 +270,10 @@ impl Redis {
         }
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "it is the last word of every operation"
+    )]
     fn done<T>(
         &self,
         op: StoreOp,

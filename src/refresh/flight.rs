@@ -187,10 +187,15 @@ impl<E: TokenEndpoint> Flight<E> {
     /// Runs `work` while the lease is kept alive.
     async fn holding<T>(&self, lease: &Lease, work: impl Future<Output = T>) -> T {
         let keep = async {
+            let mut pause = self.sessions.lease_ttl() / 3;
             loop {
-                sleep(self.sessions.lease_ttl() / 3).await;
-                // A store that is away for a moment is asked again; a lost lease shows when it comes to writing.
-                let _ = self.sessions.renew(&self.id, lease).await;
+                sleep(pause).await;
+                // A store that was away is asked at short notice: our lease may have run out there, and the next who
+                // asks for it gets it. A lease that is lost to another shows when it comes to writing.
+                pause = match self.sessions.renew(&self.id, lease).await {
+                    Ok(_) => self.sessions.lease_ttl() / 3,
+                    Err(StoreError(_)) => LONGEST_POLL / 4,
+                };
             }
         };
         tokio::select! {
@@ -313,7 +318,9 @@ impl<E: TokenEndpoint> Flight<E> {
                 return None;
             }
             sleep(spread(wait.max(SHORTEST_POLL), 0.5, 1.0)).await;
-            pause = (pause * 2).min(LONGEST_POLL);
+            // Quicker than any poll: when the store is back, these tokens must be there before a sibling, whose lease
+            // would be as good as ours then, presents the old one.
+            pause = (pause * 2).min(LONGEST_POLL / 4);
         }
     }
 

@@ -272,7 +272,8 @@ impl Sessions {
                 let found = memory.load(key, self.now(), idle, touch, &self.0.seen);
                 Ok(found.map_or_else(Lookup::Missing, Lookup::Found))
             }
-            Store::Redis(redis) => self.find_in(redis, id, key, touch).await,
+            // Boxed, so that the future stays small where no network is involved.
+            Store::Redis(redis) => Box::pin(self.find_in(redis, id, key, touch)).await,
         }
     }
 

@@ -35,8 +35,8 @@ pub struct Context {
     pub(super) route: Option<usize>,
     /// Canonical path (before a rewrite), for the log.
     pub(super) path: Option<String>,
-    /// Target to send upstream, when it differs from what came in.
-    pub(super) target: Option<http::Uri>,
+    /// Target to send upstream in origin-form, when it differs from what came in.
+    pub(super) target: Option<Vec<u8>>,
     /// The session it rides on.
     pub(super) session: Option<Arc<Session>>,
     /// What was decided, for the log: `forward`, `login`, `refuse`, `own`.

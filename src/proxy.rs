@@ -6,6 +6,7 @@
 
 mod answer;
 mod context;
+mod cookies;
 mod decide;
 mod endpoints;
 mod forward;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use pingora::proxy::Session as Exchange;
@@ -15,20 +15,18 @@ use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
 use crate::refresh::{RefreshError, Refresher};
-use crate::session::{Found, SessionId};
-use crate::web::cookie::{self, SetCookie};
+use crate::session::Found;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
 use super::answer::Answer;
 use super::context::Context;
+use super::cookies;
 use super::decide::{self, Presented};
 use super::live::Live;
 use super::refusal::Refusal;
 use super::respond;
 
-/// Life of the login cookie: as long as a login may take.
-pub(super) const LOGIN_COOKIE: Duration = Duration::from_secs(15 * 60);
 /// Largest form: an authorization response or a logout.
 const FORM: usize = 64 * 1024;
 /// Longest wait for a form's bytes.
@@ -207,7 +205,7 @@ impl Endpoints<'_> {
             origin: self.origin(),
             return_to: return_to.clone(),
             provider: provider.as_deref(),
-            login_cookie: login_cookie(self.config(), head),
+            login_cookie: cookies::login(self.config(), head),
             extra,
             client: self.ctx.client.ip,
             automatic: false,
@@ -221,13 +219,12 @@ impl Endpoints<'_> {
 
     async fn callback(self, head: &Parts, provider: Option<&str>, query: &str) -> Answer {
         let config = self.live().config.clone();
-        let old_session =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let old_session = cookies::session(&config, head);
         let callback = Callback {
             origin: self.origin(),
             path_provider: provider,
             query,
-            login_cookie: login_cookie(&config, head),
+            login_cookie: cookies::login(&config, head),
             old_session: old_session.as_ref(),
         };
         match self.live().login.finish(callback).await {
@@ -239,10 +236,10 @@ impl Endpoints<'_> {
             }) => {
                 self.ctx.decision = "signed_in";
                 Answer::redirect(StatusCode::SEE_OTHER, &location)
-                    .with(header::SET_COOKIE, session_cookie(&config, Some(&id)))
+                    .with(header::SET_COOKIE, cookies::set_session(&config, &id))
                     .with(
                         header::SET_COOKIE,
-                        respond::login_cookie(&config, &login_cookie),
+                        cookies::set_login(&config, &login_cookie),
                     )
             }
             Ok(Finished::Already { location }) => {
@@ -273,8 +270,7 @@ impl Endpoints<'_> {
             // A foreign page may not log anyone out, but it may ask (CSRF-06).
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
-        let presented =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let presented = cookies::session(&config, head);
         match self
             .live()
             .logout
@@ -292,7 +288,7 @@ impl Endpoints<'_> {
                     Next::Location(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
                     Next::SignedOut => respond::signed_out(self.ctx),
                 };
-                answer.with(header::SET_COOKIE, session_cookie(&config, None))
+                answer.with(header::SET_COOKIE, cookies::clear_session(&config))
             }
             Err(_) => self.refuse(head, &Refusal::Login(ErrorPage::LogoutFailed)),
         }
@@ -311,8 +307,7 @@ impl Endpoints<'_> {
         if asked_elsewhere(head, &config) {
             return self.refuse(head, &Refusal::CrossSite);
         }
-        let presented =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let presented = cookies::session(&config, head);
         match self
             .live()
             .logout
@@ -322,7 +317,7 @@ impl Endpoints<'_> {
             Ok(_) => {
                 self.ctx.decision = "signed_out";
                 Answer::empty(StatusCode::NO_CONTENT)
-                    .with(header::SET_COOKIE, session_cookie(&config, None))
+                    .with(header::SET_COOKIE, cookies::clear_session(&config))
             }
             Err(_) => self.refuse(head, &Refusal::StoreUnavailable),
         }
@@ -441,20 +436,6 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(key, _)| key == name)
         .map(|(_, value)| value.into_owned())
-}
-
-/// The login cookie of a request.
-pub(super) fn login_cookie<'h>(config: &Config, head: &'h Parts) -> Option<&'h str> {
-    cookie::find(&head.headers, &config.session.cookie.login_name).next()
-}
-
-/// `Set-Cookie` of the session: its id, or its end.
-fn session_cookie(config: &Config, id: Option<&SessionId>) -> HeaderValue {
-    let cookie = &config.session.cookie;
-    match id {
-        Some(id) => SetCookie::session(cookie, id.expose(), None).to_value(),
-        None => SetCookie::session(cookie, "", None).clear(),
-    }
 }
 
 /// Reads a form; `None` when it is too large or not a form.

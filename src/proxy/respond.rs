@@ -7,13 +7,12 @@ use http::{Method, StatusCode};
 use crate::config::model::{Config, OnUnauthenticated};
 use crate::login::{CallbackError, Start, StartError, Started};
 use crate::pages::{self, Choice, ErrorPage, PageContext};
-use crate::web::cookie::SetCookie;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
 use super::answer::Answer;
 use super::context::Context;
-use super::endpoints::{self, LOGIN_COOKIE};
+use super::cookies;
 use super::refusal::{Refusal, SOON};
 
 /// Answers a refusal; a navigation without session is sent to log in.
@@ -31,7 +30,7 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         origin: &live.config.public_origins[ctx.origin],
         return_to: return_to.clone(),
         provider: provider.as_deref(),
-        login_cookie: endpoints::login_cookie(&live.config, head),
+        login_cookie: cookies::login(&live.config, head),
         extra: Vec::new(),
         client: ctx.client.ip,
         automatic: true,
@@ -78,13 +77,8 @@ fn here(ctx: &Context, head: &Parts) -> String {
 pub(super) fn to_provider(config: &Config, started: &Started) -> Answer {
     Answer::redirect(StatusCode::FOUND, &started.location).with(
         header::SET_COOKIE,
-        login_cookie(config, &started.login_cookie),
+        cookies::set_login(config, &started.login_cookie),
     )
-}
-
-/// `Set-Cookie` of the login cookie.
-pub(super) fn login_cookie(config: &Config, value: &str) -> HeaderValue {
-    SetCookie::login(&config.session.cookie, value, Some(LOGIN_COOKIE)).to_value()
 }
 
 /// Answers a login that could not be started.

@@ -98,7 +98,7 @@ impl Client {
             body: Bytes::new(),
             via: None,
             cookies: true,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
         }
     }
 

@@ -73,17 +73,20 @@ impl Daypass {
 
     /// Starts, for tests that expect it to fail.
     pub fn try_start(binary: impl AsRef<Path>, setup: impl Into<Setup>) -> Result<Self, Failed> {
-        Self::start_in(binary.as_ref(), setup.into(), Places::pick())
+        let setup = setup.into();
+        let places = Places::pick(&setup);
+        Self::start_in(binary.as_ref(), setup, places)
     }
 
     /// Starts `count` replicas that share one public origin (the first one's address); reach each with
     /// [`Call::via`](crate::client::Call::via) and [`Daypass::public`].
     pub fn fleet(binary: impl AsRef<Path>, setup: &Setup, count: usize) -> Vec<Self> {
-        let first = Places::pick();
+        let first = Places::pick(setup);
         let origin = first.public;
+        let others = setup.clone().anywhere();
         let places = (1..count).map(|_| Places {
             origin,
-            ..Places::pick()
+            ..Places::pick(&others)
         });
         let places: Vec<Places> = std::iter::once(first).chain(places).collect();
         let start = |places| {

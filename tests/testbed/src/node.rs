@@ -33,7 +33,7 @@ impl Default for RealOptions {
         Self {
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
-            access_ttl: Duration::from_secs(300),
+            access_ttl: Duration::from_mins(5),
             environment: Vec::new(),
         }
     }

@@ -22,6 +22,7 @@ async fn post(provider: &RealProvider, path: &str, fields: &[(&str, &str)]) -> R
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one journey, told in its order")]
 async fn a_user_signs_in_refreshes_and_signs_out_at_the_real_provider() {
     let provider = RealProvider::start(&RealOptions::for_daypass("http://127.0.0.1:9"));
     let client = Client::new();

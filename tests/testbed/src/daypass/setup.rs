@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::node::RealProvider;
 use crate::pki::Issued;
 use crate::provider::{CLIENT_ID, Provider, random};
 use crate::redis::Redis;
@@ -17,6 +18,7 @@ use crate::redis::Redis;
 pub struct Setup {
     source: Source,
     tls: bool,
+    at: Option<SocketAddr>,
     pub(super) files: Vec<(String, String)>,
     pub(super) environment: Vec<(String, String)>,
 }
@@ -36,12 +38,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Free ports. The public one must be known beforehand, because `public_url` names it; any will do for the other.
-    pub(super) fn pick() -> Self {
-        let public = crate::ports::free();
+    /// Free ports, picked beforehand: `public_url` names the public one, and a reload must find both unchanged.
+    pub(super) fn pick(setup: &Setup) -> Self {
+        let public = setup.at.unwrap_or_else(crate::ports::free);
         Self {
             public,
-            admin: ([127, 0, 0, 1], 0).into(),
+            admin: crate::ports::free(),
             origin: public,
         }
     }
@@ -86,6 +88,23 @@ impl Setup {
         })))
     }
 
+    /// As [`Setup::new`] with the real provider; combine with [`Setup::at`], for it must know our redirect URI.
+    pub fn real(provider: &RealProvider, upstream: &str) -> Self {
+        Self::client(
+            &provider.issuer(),
+            CLIENT_ID,
+            provider.client_secret(),
+            upstream,
+        )
+    }
+
+    /// Listens at this address instead of a free one, for providers that must be told redirect URIs beforehand.
+    #[must_use]
+    pub fn at(mut self, public: SocketAddr) -> Self {
+        self.at = Some(public);
+        self
+    }
+
     /// Sessions in `redis`, under a fresh key (the same for all processes started from this setup).
     #[must_use]
     pub fn redis(self, redis: &Redis) -> Self {
@@ -123,8 +142,10 @@ impl Setup {
         };
         let mut place = document;
         for key in path.split('.') {
-            place = match (key.parse::<usize>(), place.is_array()) {
-                (Ok(index), true) => place.get_mut(index).expect("the list is long enough"),
+            place = match key.parse::<usize>() {
+                Ok(index) if place.is_array() => {
+                    place.get_mut(index).expect("the list is long enough")
+                }
                 _ => {
                     if !place.is_object() {
                         *place = Value::Object(Map::new());
@@ -189,7 +210,12 @@ impl Setup {
 
     /// The file's text with ports that are free now: for running `daypass check` by hand.
     pub fn preview(&self, directory: &Path) -> String {
-        self.render(&Places::pick(), directory)
+        self.render(&Places::pick(self), directory)
+    }
+
+    pub(super) fn anywhere(mut self) -> Self {
+        self.at = None;
+        self
     }
 
     pub(super) fn origin(&self, places: &Places) -> String {
@@ -215,6 +241,7 @@ impl Setup {
         Self {
             source,
             tls: false,
+            at: None,
             files: Vec::new(),
             environment: Vec::new(),
         }
@@ -245,7 +272,7 @@ mod tests {
             .set("routes.1.token.kind", "id")
             .unset("session.store")
             .route_first(json!({"path": "/first", "access": "deny"}));
-        let places = Places::pick();
+        let places = Places::pick(&setup);
         let text = setup.render(&places, Path::new("/d"));
         let document: Value = serde_json::from_str(&text).expect("it is JSON, which is YAML");
         assert_eq!(document["public_url"], format!("http://{}", places.public));

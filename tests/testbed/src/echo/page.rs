@@ -14,39 +14,34 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// The page. Elements that tests read have ids: `method`, `path`, `fingerprint`, `expires`, and `h-NAME` for headers.
 pub(super) fn echo(request: &Request) -> String {
     let path = request.target.split('?').next().unwrap_or_default();
-    let user = [
-        ("x-user", ""),
-        ("x-name", ""),
-        ("x-email", ""),
-        ("x-groups", ""),
-    ];
-    let name = user.iter().find_map(|(name, _)| request.header(name));
+    let name = ["x-name", "x-user"]
+        .iter()
+        .find_map(|name| request.header(name));
     let greeting = match (request.bearer(), name) {
         (Some(_), Some(name)) => format!("Hello, {}", escape(name)),
         (Some(_), None) => "Hello, whoever you are".to_owned(),
         (None, _) => "Hello, stranger".to_owned(),
     };
-    let rows: String = request
+    // What daypass added comes first: it is what one looks for.
+    let (ours, theirs): (Vec<_>, Vec<_>) = request
         .headers
         .iter()
-        .map(|(name, value)| {
-            let secret = matches!(name.as_str(), "authorization" | "cookie");
-            let shown = if secret {
-                format!("(sha-256 {})", fingerprint(value))
-            } else {
-                value.clone()
-            };
-            let class = if secret || name.starts_with("x-") || name == "traceparent" {
-                " class=\"ours\""
-            } else {
-                ""
-            };
-            format!(
-                "<tr{class}><th>{0}</th><td id=\"h-{0}\">{1}</td></tr>",
-                escape(name),
-                escape(&shown)
-            )
-        })
+        .partition(|(name, _)| added_on_the_way(name));
+    let row = |class: &str, (name, value): &(String, String)| {
+        let secret = matches!(name.as_str(), "authorization" | "cookie");
+        let shown = if secret {
+            format!("(sha-256 {})", fingerprint(value))
+        } else {
+            value.clone()
+        };
+        format!(
+            "<tr{class}><th>{0}</th><td id=\"h-{0}\">{1}</td></tr>",
+            escape(name),
+            escape(&shown)
+        )
+    };
+    let rows: String = (ours.iter().map(|line| row(" class=\"ours\"", line)))
+        .chain(theirs.iter().map(|line| row("", line)))
         .collect();
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
@@ -61,6 +56,10 @@ pub(super) fn echo(request: &Request) -> String {
         escape(&request.version),
         token(request),
     )
+}
+
+fn added_on_the_way(name: &str) -> bool {
+    matches!(name, "authorization" | "traceparent") || name.starts_with("x-")
 }
 
 fn token(request: &Request) -> String {

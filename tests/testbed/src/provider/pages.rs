@@ -15,7 +15,7 @@ pub(crate) fn sign_in(
     users: &[(String, String)],
     parameters: &[(String, String)],
 ) -> String {
-    let hidden: String = parameters
+    let hidden: Vec<String> = parameters
         .iter()
         .filter(|(name, _)| name != "username")
         .map(|(name, value)| {
@@ -26,7 +26,7 @@ pub(crate) fn sign_in(
             )
         })
         .collect();
-    let buttons: String = users
+    let buttons: Vec<String> = users
         .iter()
         .map(|(user, name)| {
             format!(
@@ -43,8 +43,10 @@ pub(crate) fn sign_in(
         &format!(
             "<h1>Who are you today?</h1><p><em>{}</em> would like to know who you are. \
              This is a demo provider: no password is asked for.</p>\
-             <form method=\"post\" action=\"/authorize\">{hidden}{buttons}</form>",
-            escape(client)
+             <form method=\"post\" action=\"/authorize\">{}{}</form>",
+            escape(client),
+            hidden.concat(),
+            buttons.concat()
         ),
     )
 }

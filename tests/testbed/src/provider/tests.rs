@@ -23,7 +23,7 @@ async fn sign_in(provider: &Provider) -> Response {
 
 async fn code(provider: &Provider, extra: &[(&str, &str)]) -> (String, String) {
     let verifier = random(32);
-    let challenge = encode(&keys::sha256(verifier.as_bytes()));
+    let challenge = encode(&sha256(verifier.as_bytes()));
     let mut url = url::Url::parse(&format!("{}/authorize", provider.issuer())).expect("a URL");
     url.query_pairs_mut()
         .extend_pairs([
@@ -165,7 +165,7 @@ async fn a_refresh_token_rotates_and_its_reuse_ends_the_grant() {
 #[tokio::test]
 async fn rotation_with_grace_forgives_a_lost_answer() {
     let provider =
-        Provider::with(|settings| settings.rotation = Rotation::Grace(Duration::from_secs(60)));
+        Provider::with(|settings| settings.rotation = Rotation::Grace(Duration::from_mins(1)));
     let first = sign_in(&provider).await.json();
     provider.fault(Endpoint::Refresh, Fault::DropAfter);
     let text = first["refresh_token"].as_str().expect("a refresh token");
@@ -288,7 +288,7 @@ async fn a_client_may_sign_its_way_in_but_each_assertion_counts_once() {
     });
     assert!(key.pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
     // The provider's own key stands in for the client's: what is tested is the rules for the assertion.
-    let now = keys::unix_now();
+    let now = unix_now();
     let claims = json!({"iss": "signer", "sub": "signer", "aud": provider.issuer(), "exp": now + 60, "jti": "1"});
     let assertion = provider.sign("JWT", &claims);
     let fields = [

@@ -58,10 +58,14 @@ impl Connection {
     }
 
     pub(super) fn call(&mut self, words: &[&str]) -> Option<Reply> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
+        let words_on_the_wire = words
+            .iter()
+            .map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let request = format!(
+            "*{}\r\n{}",
+            words.len(),
+            words_on_the_wire.collect::<Vec<_>>().concat()
+        );
         self.0.get_mut().write_all(request.as_bytes()).ok()?;
         self.read()
     }

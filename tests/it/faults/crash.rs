@@ -28,7 +28,11 @@ impl Rig {
         let call = self.call(person, replica, "/orders");
         tokio::spawn(call.send());
         tokio::task::block_in_place(|| self.wait_for_calls(asked + 1));
-        assert!(self.redis.ttl(&person.lease()).is_some_and(|left| left <= LEASE));
+        assert!(
+            self.redis
+                .ttl(&person.lease())
+                .is_some_and(|left| left <= LEASE)
+        );
     }
 
     /// Lets the lease of a holder that is no more run out now: nothing is shown by waiting for it in every test.
@@ -43,7 +47,11 @@ impl Rig {
 async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_lease() {
     // All at once, because this one waits for the leases to run out by themselves.
     let grace = Rotation::Grace(Duration::from_secs(60));
-    let mut rig = Rig::with(3, |settings| settings.rotation = grace, |setup| setup.set("provider.timeout", "1s"));
+    let mut rig = Rig::with(
+        3,
+        |settings| settings.rotation = grace,
+        |setup| setup.set("provider.timeout", "1s"),
+    );
     let before_call = rig.expired().await;
     let unprocessed = rig.expired().await;
     let processed = rig.expired().await;
@@ -51,7 +59,8 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
     rig.echo.forget();
     // What a holder leaves behind that dies between lease and call: nobody's owner mark.
     let nobody = "h0123456789abcdef";
-    rig.redis.command(&["SET", &before_call.lease(), nobody, "PX", "10000"]);
+    rig.redis
+        .command(&["SET", &before_call.lease(), nobody, "PX", "10000"]);
     for (person, replica, fault) in [
         (&unprocessed, 0, Fault::Stall),
         (&processed, 0, Fault::StallAnswer),
@@ -77,11 +86,21 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
         }
         assert_eq!(rig.generation(person), Some(1));
     }
-    assert!(began.elapsed() >= LEASE - Duration::from_secs(4), "the lease was respected");
+    assert!(
+        began.elapsed() >= LEASE - Duration::from_secs(4),
+        "the lease was respected"
+    );
     // One presentation more of each token. Of the two that the provider had processed it is reuse, which is inherent.
     assert_eq!((rig.calls(), rig.provider.reused()), (7, 2));
     assert!(rig.provider.presentations().iter().all(|count| *count <= 2));
-    assert_eq!(counted(&rig.fleet[2], "daypass_token_refreshes_total", &[("result", "success")]), 4);
+    assert_eq!(
+        counted(
+            &rig.fleet[2],
+            "daypass_token_refreshes_total",
+            &[("result", "success")]
+        ),
+        4
+    );
     // The frozen one comes to and hears the answer it waited for. It is too late: it uses what the sibling has stored.
     rig.fleet[1].thaw();
     rig.provider.release();
@@ -110,10 +129,16 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strict_provider_forgives_a_killed_holder_only_what_it_had_not_done_yet() {
     let mut rig = Rig::with(2, |_| {}, |setup| setup.set("provider.timeout", "1s"));
-    let (unprocessed, processed, stored) =
-        (rig.expired().await, rig.expired().await, rig.expired().await);
+    let (unprocessed, processed, stored) = (
+        rig.expired().await,
+        rig.expired().await,
+        rig.expired().await,
+    );
     assert_eq!(rig.get(&stored, 0).await.status, 200);
-    for (person, fault) in [(&unprocessed, Fault::Stall), (&processed, Fault::StallAnswer)] {
+    for (person, fault) in [
+        (&unprocessed, Fault::Stall),
+        (&processed, Fault::StallAnswer),
+    ] {
         assert_eq!(rig.session(person, 1).await.status, 200);
         rig.provider.fault(Endpoint::Refresh, fault);
         rig.set_off(person, 0).await;
@@ -128,7 +153,10 @@ async fn a_strict_provider_forgives_a_killed_holder_only_what_it_had_not_done_ye
     // The loss window: the provider has rotated, and the new token died with the process.
     assert_refused(&rig.get(&processed, 1).await, "revoked", "rotated and lost");
     assert_eq!((rig.calls(), rig.provider.reused()), (5, 1), "inherent");
-    assert_eq!((rig.generation(&processed), rig.generation(&unprocessed)), (None, Some(1)));
+    assert_eq!(
+        (rig.generation(&processed), rig.generation(&unprocessed)),
+        (None, Some(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,14 +172,19 @@ async fn a_frozen_holder_that_wakes_to_a_rejection_ends_nothing() {
     rig.age_lease(&person);
     rig.until(&person, 1, 200).await;
     rig.fleet[0].thaw();
-    let awake = wait_for(PATIENCE, || (rig.refreshes("superseded") == 1).then_some(()));
+    let awake = wait_for(PATIENCE, || {
+        (rig.refreshes("superseded") == 1).then_some(())
+    });
     assert!(awake.is_some());
     for replica in 0..2 {
         assert_eq!(rig.get(&person, replica).await.status, 200);
     }
     rig.assert_renewed(&person);
     assert_eq!((rig.calls(), rig.provider.reused()), (2, 0));
-    assert_eq!((rig.refreshes("rejected"), rig.generation(&person)), (0, Some(1)));
+    assert_eq!(
+        (rig.refreshes("rejected"), rig.generation(&person)),
+        (0, Some(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +194,13 @@ async fn a_replica_that_is_told_to_go_finishes_its_refresh_first() {
     let person = rig.expired().await;
     rig.echo.forget();
     rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
-    let impatient = rig.call(&person, 0, "/orders").timeout(Duration::from_millis(300));
-    assert!(impatient.send().await.is_err(), "nobody waits for it any more");
+    let impatient = rig
+        .call(&person, 0, "/orders")
+        .timeout(Duration::from_millis(300));
+    assert!(
+        impatient.send().await.is_err(),
+        "nobody waits for it any more"
+    );
     rig.wait_for_calls(1);
     rig.fleet[0].term();
     let draining = rig.fleet[0].wait_for_log(&["draining"], PATIENCE);

@@ -15,7 +15,12 @@ async fn a_lost_answer_is_asked_for_once_more_at_once() {
     let grace = Rotation::Grace(Duration::from_secs(30));
     for (name, fault, rotation, reused) in [
         // The provider has not acted: nothing is reused.
-        ("cut before it was read", Fault::DropBefore, Rotation::Strict, 0),
+        (
+            "cut before it was read",
+            Fault::DropBefore,
+            Rotation::Strict,
+            0,
+        ),
         // It has. That the second presentation is one of a rotated token is inherent; a grace period is for this.
         ("cut after it was processed", Fault::DropAfter, grace, 1),
         ("cut in the body", Fault::TruncatedBody, grace, 1),
@@ -32,9 +37,17 @@ async fn a_lost_answer_is_asked_for_once_more_at_once() {
         assert_eq!((asked.len(), rig.provider.reused()), (2, reused), "{name}");
         let pause = asked[1].at.duration_since(asked[0].at);
         assert!(pause < PROMPT, "{name}: asked again after {pause:?}");
-        assert_eq!(asked[0].param("refresh_token"), asked[1].param("refresh_token"), "{name}");
+        assert_eq!(
+            asked[0].param("refresh_token"),
+            asked[1].param("refresh_token"),
+            "{name}"
+        );
         assert_eq!(rig.provider.active_grants(), 1, "{name}");
-        assert_eq!((rig.refreshes("success"), rig.refreshes("rejected")), (1, 0), "{name}");
+        assert_eq!(
+            (rig.refreshes("success"), rig.refreshes("rejected")),
+            (1, 0),
+            "{name}"
+        );
     }
 }
 
@@ -73,7 +86,11 @@ async fn a_provider_that_goes_away_for_a_while_loses_nobody() {
     for replica in &rig.fleet {
         assert_eq!(replica.admin_get("/readyz").expect("an answer").0, 200);
     }
-    let public = rig.call(&person, 1, "/public/x").send().await.expect("an answer");
+    let public = rig
+        .call(&person, 1, "/public/x")
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(public.status, 200);
     rig.echo.forget();
     rig.provider.resume();

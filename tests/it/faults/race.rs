@@ -54,7 +54,10 @@ async fn a_logout_beats_a_refresh_that_finishes_after_it() {
             let revoked: Vec<_> = revoked.iter().map(|call| call.param("token")).collect();
             assert_eq!(revoked[0], Some(shown), "{name}");
             let new = revoked[1].expect("a token").to_owned();
-            assert!(new != shown && rig.provider.issued_secrets().contains(&new), "{name}");
+            assert!(
+                new != shown && rig.provider.issued_secrets().contains(&new),
+                "{name}"
+            );
         }
         assert_eq!(rig.provider.active_grants(), 0, "{name}");
         // Gone everywhere, also for a copy of the cookie, which the logout took from the browser.
@@ -62,7 +65,11 @@ async fn a_logout_beats_a_refresh_that_finishes_after_it() {
             *person.client.jar() = cookie.jar().clone();
             assert_refused(&rig.get(&person, replica).await, "revoked", name);
         }
-        assert_eq!(rig.redis.keys(), [""; 0], "{name}: neither record nor lease");
+        assert_eq!(
+            rig.redis.keys(),
+            [""; 0],
+            "{name}: neither record nor lease"
+        );
         assert_eq!(rig.echo.count(), 0, "{name}");
     }
     assert_eq!(rig.provider.reused(), 0);
@@ -97,7 +104,10 @@ async fn invalid_grant_means_nothing_when_a_sibling_has_rotated_the_token() {
     rig.assert_renewed(&person);
     assert_eq!(rig.generation(&person), Some(1));
     assert_eq!((rig.calls(), rig.provider.reused()), (2, 0));
-    assert_eq!((rig.refreshes("success"), rig.refreshes("superseded")), (1, 1));
+    assert_eq!(
+        (rig.refreshes("success"), rig.refreshes("superseded")),
+        (1, 1)
+    );
     assert_eq!(rig.refreshes("rejected"), 0);
 }
 
@@ -123,7 +133,9 @@ async fn who_lost_the_lease_overwrites_nothing() {
     assert_eq!(rig.generation(&person), Some(1), "written once");
     rig.burst(&person, 9).await;
     rig.assert_renewed(&person);
-    let superseded = wait_for(PATIENCE, || (rig.refreshes("superseded") == 1).then_some(()));
+    let superseded = wait_for(PATIENCE, || {
+        (rig.refreshes("superseded") == 1).then_some(())
+    });
     assert!(superseded.is_some());
     assert_eq!((rig.calls(), rig.refreshes("success")), (2, 1));
 }

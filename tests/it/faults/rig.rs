@@ -68,7 +68,10 @@ impl Rig {
         let login = self.fleet[0].url("/oauth2/login?redirect=/public/in");
         let page = client.browse(login).await.expect("the way in");
         assert_eq!(page.status, 200, "{}", page.text());
-        let mut fresh = self.records().into_iter().filter(|key| !already.contains(key));
+        let mut fresh = self
+            .records()
+            .into_iter()
+            .filter(|key| !already.contains(key));
         Person {
             client,
             record: fresh.next().expect("a record for the session"),
@@ -91,6 +94,16 @@ impl Rig {
         person
     }
 
+    /// So many people of that kind.
+    pub(crate) async fn all_expired(&self, count: usize) -> Vec<Person> {
+        let mut people = Vec::new();
+        for _ in 0..count {
+            people.push(self.sign_in_for(A_MOMENT).await);
+        }
+        tokio::time::sleep(A_MOMENT).await;
+        people
+    }
+
     /// An API request to one replica.
     pub(crate) fn call(&self, person: &Person, replica: usize, path: &str) -> Call {
         let call = person.client.get(self.fleet[0].url(path));
@@ -111,7 +124,9 @@ impl Rig {
 
     /// Ends the session without visiting the provider.
     pub(crate) async fn log_out(&self, person: &Person, replica: usize) -> Response {
-        let call = person.client.post(self.fleet[0].url("/oauth2/logout/local"));
+        let call = person
+            .client
+            .post(self.fleet[0].url("/oauth2/logout/local"));
         let call = call.header("sec-fetch-site", "same-origin");
         let sent = call.via(self.fleet[replica].public()).send().await;
         sent.expect("an answer")
@@ -148,7 +163,9 @@ impl Rig {
 
     /// Waits until the provider was asked so often.
     pub(crate) fn wait_for_calls(&self, count: usize) {
-        let asked = self.provider.wait_for_count(Endpoint::Refresh, count, PATIENCE);
+        let asked = self
+            .provider
+            .wait_for_count(Endpoint::Refresh, count, PATIENCE);
         assert!(asked, "asked {} times, not {count}", self.calls());
     }
 
@@ -159,7 +176,10 @@ impl Rig {
 
     /// A counter over all replicas.
     pub(crate) fn counted(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let all = self.fleet.iter().map(|replica| counted(replica, name, labels));
+        let all = self
+            .fleet
+            .iter()
+            .map(|replica| counted(replica, name, labels));
         all.sum()
     }
 
@@ -202,7 +222,12 @@ impl Rig {
             .requests()
             .iter()
             .filter(|request| request.target != "/public/in")
-            .map(|request| request.bearer().expect("a token on every request").to_owned())
+            .map(|request| {
+                request
+                    .bearer()
+                    .expect("a token on every request")
+                    .to_owned()
+            })
             .collect();
         assert!(seen.iter().all(|token| issued.contains(token)));
         seen
@@ -241,7 +266,9 @@ pub(crate) fn assert_unavailable(answer: &Response, reason: &str, row: &str) -> 
     assert_eq!(answer.status, 503, "{row}: {}", answer.text());
     assert_eq!(answer.json()["reason"], reason, "{row}");
     assert_eq!(answer.header("set-cookie"), None, "{row}");
-    let wait = answer.header("retry-after").and_then(|text| text.parse().ok());
+    let wait = answer
+        .header("retry-after")
+        .and_then(|text| text.parse().ok());
     wait.filter(|wait| *wait >= 1)
         .unwrap_or_else(|| panic!("{row}: Retry-After {:?}", answer.header("retry-after")))
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::admin::{Admin, Health};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::model::{Config, Listener};
+use crate::config::watch::Prints;
 use crate::config::{self, Environment, Loaded};
 use crate::listen::{self, Bound, tls::Certificate};
 use crate::login;
@@ -250,50 +251,53 @@ impl Reloader {
                 _ = hangup.recv() => {}
                 () = watcher.changed() => {}
             }
-            if let Some(files) = self.reload().await {
+            let files = self.reload().await;
+            if !files.is_empty() {
                 watcher.follow(files);
             }
         }
     }
 
-    /// Loads and swaps. Returns the files to watch from now on when that worked.
-    async fn reload(&self) -> Option<Vec<PathBuf>> {
+    /// Loads and swaps. Returns the files to watch from now on; of a rejected configuration, too, for what it lacks may be
+    /// mended in a file that was not watched before.
+    async fn reload(&self) -> Prints {
         let Source { path, environment } = self.source.clone();
         // Reads files: kept off the workers that serve.
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &environment))
-            .await
-            .ok()?;
-        let result = match loaded {
+        let loading = tokio::task::spawn_blocking(move || config::load(&path, &environment));
+        let Ok(loaded) = loading.await else {
+            return Prints::new();
+        };
+        let (files, result) = match loaded {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     tracing::warn!("{warning}");
                 }
-                self.swap(loaded.config)
+                (loaded.config.files.clone(), self.swap(loaded.config))
             }
             Err(problems) => {
                 for problem in &problems.problems {
                     tracing::error!("{problem}");
                 }
-                Err("the new configuration has problems".to_owned())
+                let result = Err("the new configuration has problems".to_owned());
+                (problems.files, result)
             }
         };
         match result {
-            Ok(files) => {
+            Ok(()) => {
                 self.lasting.metrics.reloaded(ReloadResult::Success);
                 self.lasting.metrics.config_loaded(self.lasting.clock.now());
                 tracing::info!("configuration reloaded");
-                Some(files)
             }
             Err(problem) => {
                 self.lasting.metrics.reloaded(ReloadResult::Rejected);
                 tracing::error!(problem, "configuration rejected; the old one serves on");
-                None
             }
         }
+        files
     }
 
     /// Everything that can fail comes first; then one swap.
-    fn swap(&self, config: Config) -> Result<Vec<PathBuf>, String> {
+    fn swap(&self, config: Config) -> Result<(), String> {
         let old = self.live.load_full();
         if old.config.listeners != config.listeners || old.config.admin != config.admin {
             return Err("listen addresses changed: that takes a restart".to_owned());
@@ -305,7 +309,7 @@ impl Reloader {
         }
         self.lasting.sessions.reconfigure(&config.session)?;
         self.live.store(Arc::new(new));
-        Ok(config.files.clone())
+        Ok(())
     }
 }
 

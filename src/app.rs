@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -60,6 +61,7 @@ pub struct App {
     refresher: Arc<Refresher>,
     health: Arc<Health>,
     in_flight: Arc<InFlight>,
+    hangup: Signal,
 }
 
 impl App {
@@ -68,6 +70,9 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub async fn build(loaded: Loaded, source: Source) -> Result<Self, StartError> {
+        // First of all: until somebody listens, SIGHUP ends a process.
+        let hangup = signal(SignalKind::hangup())
+            .map_err(|error| StartError::Config(format!("cannot listen for SIGHUP: {error}")))?;
         let config = Arc::new(loaded.config);
         let clock: SharedClock = Arc::new(SystemClock);
         let metrics =
@@ -105,6 +110,7 @@ impl App {
             refresher,
             health: Arc::default(),
             in_flight: Arc::default(),
+            hangup,
         })
     }
 
@@ -149,7 +155,7 @@ impl App {
             lasting: self.lasting.clone(),
             certificates: self.certificates,
         };
-        upkeep.spawn(reloader.run());
+        upkeep.spawn(reloader.run(self.hangup));
 
         shutdown.await;
         let patience = self.live.load().config.limits.drain_timeout;
@@ -229,12 +235,7 @@ struct Reloader {
 }
 
 impl Reloader {
-    async fn run(self) {
-        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
-        else {
-            tracing::error!("cannot listen for SIGHUP; reload needs a restart");
-            return;
-        };
+    async fn run(self, mut hangup: Signal) {
         let files = self.live.load().config.files.clone();
         let mut watcher = match config::watch::Watcher::new(files) {
             Ok(watcher) => watcher,

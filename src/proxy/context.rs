@@ -27,6 +27,8 @@ pub struct Context {
     pub client: Client,
     /// Index of the public origin it came to.
     pub origin: usize,
+    /// It came to one of our own endpoints.
+    pub own: bool,
     /// Index of its route.
     pub route: Option<usize>,
     /// Canonical path (before a rewrite), for the log.
@@ -76,6 +78,7 @@ impl Context {
             request_id,
             client,
             origin: 0,
+            own: false,
             route: None,
             path: None,
             target: None,

@@ -98,6 +98,7 @@ impl Proxy {
     ) -> pingora::Result<Option<Answer>> {
         let refusal = match taken {
             Ok(Taken::Own(endpoint)) => {
+                ctx.own = true;
                 ctx.decision = "own";
                 let endpoints = Endpoints {
                     ctx,
@@ -147,7 +148,7 @@ impl Proxy {
         let live = ctx.live.clone();
         let series = match ctx.route {
             Some(index) => &live.routes[index].series,
-            None if ctx.decision == "own" || ctx.decision.starts_with("signed") => &live.own,
+            None if ctx.own => &live.own,
             None => &live.unrouted,
         };
         let took = ctx.started.elapsed();

@@ -65,8 +65,8 @@ pub struct Problems {
     pub problems: Vec<Problem>,
     /// What was noticed besides.
     pub warnings: Vec<Problem>,
-    /// Files that were read or asked for: a change of any may mend it.
-    pub files: Vec<PathBuf>,
+    /// Files that were read or asked for, with what they held: a change of any may mend it.
+    pub files: super::watch::Prints,
 }
 
 impl Problems {
@@ -80,7 +80,7 @@ impl Problems {
                 message: message.into(),
             }],
             warnings: Vec::new(),
-            files: Vec::new(),
+            files: super::watch::Prints::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod browser;
+mod cli;
 mod deploy;
 mod endpoints;
 mod faults;

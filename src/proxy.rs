@@ -156,7 +156,12 @@ impl Proxy {
                 .map_err(|_| Refusal::Malformed("The request target is not valid."))?;
             ctx.target = Some(target);
         }
-        ctx.upgrade = session.is_upgrade_req();
+        // Exactly what pingora forwards as an upgrade; it takes any other away and forwards the rest.
+        ctx.upgrade = session.is_upgrade_req()
+            && head
+                .headers
+                .get(header::UPGRADE)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
         ctx.events = head
             .headers
             .get(header::ACCEPT)
@@ -413,6 +418,11 @@ impl ProxyHttp for Proxy {
         let Some(index) = ctx.route else {
             return Ok(());
         };
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+            // Nobody asked for it (RFC 9110 §15.2.2): what would follow is no HTTP, and no answer to this request.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "unasked upgrade");
+            return Err(error.into_up());
+        }
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {

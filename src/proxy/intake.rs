@@ -47,6 +47,41 @@ pub(super) fn inspect(session: &Session, header_bytes: usize) -> Result<(), Refu
     Ok(())
 }
 
+/// pingora takes spaces in the target, and makes `/` of a target in none of the forms: what was asked for is then anybody's
+/// guess (RFC 9112 §3, §3.2; PATH-02).
+fn request_line(line: &[u8]) -> Result<(), Refusal> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::Malformed(
+            "Send method, target and version with one space between.",
+        ));
+    };
+    if target.contains(&b'#') {
+        return Err(Refusal::Malformed(
+            "Send no fragment in the request target.",
+        ));
+    }
+    let absolute = |scheme: &[u8]| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    // CONNECT has a form of its own, and is refused for what it is.
+    let known = target.starts_with(b"/")
+        || absolute(b"http://")
+        || absolute(b"https://")
+        || method == b"CONNECT";
+    if known {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed(
+            "Send the path, from the slash on, as the request target.",
+        ))
+    }
+}
+
 fn http1_head(raw: &[u8], head: &pingora::http::RequestHeader) -> Result<(), Refusal> {
     let mut lines = 0_usize;
     let mut host = 0_usize;
@@ -58,12 +93,13 @@ fn http1_head(raw: &[u8], head: &pingora::http::RequestHeader) -> Result<(), Ref
             return Err(Refusal::Malformed("End each line with CR LF."));
         }
         let line = &raw[start..end - 1];
+        if lines == 0 && line.is_empty() {
+            // Allowed before a request (RFC 9112 §2.2).
+            start = end + 1;
+            continue;
+        }
         if lines == 0 {
-            if line.contains(&b'#') {
-                return Err(Refusal::Malformed(
-                    "Send no fragment in the request target.",
-                ));
-            }
+            request_line(line)?;
         } else if let Some(colon) = line.iter().position(|b| *b == b':') {
             let name = &line[..colon];
             host += usize::from(name.eq_ignore_ascii_case(b"host"));

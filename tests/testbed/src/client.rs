@@ -24,6 +24,7 @@ use url::Url;
 
 pub use form::Form;
 pub use jar::{Cookie, Jar};
+pub use tokio_tungstenite::tungstenite;
 
 use crate::Failure;
 

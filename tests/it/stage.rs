@@ -86,7 +86,7 @@ impl Stage {
 
     /// A GET that ends its connection, with these extra header lines (each with its CR LF).
     pub(crate) fn raw_get(&self, target: &[u8], lines: &str) -> Exchange {
-        let tail = format!(" HTTP/1.1\r\nHost: @HOST@\r\n{lines}Connection: close\r\n\r\n");
+        let tail = format!(" HTTP/1.1\r\nHost: @HOST@\r\nConnection: close\r\n{lines}\r\n");
         self.raw(&[b"GET ", target, tail.as_bytes()].concat())
     }
 

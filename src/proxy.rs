@@ -322,6 +322,11 @@ impl ProxyHttp for Proxy {
         let Some(index) = ctx.route else {
             return Ok(());
         };
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+            // Nobody asked for it (RFC 9110 §15.2.2): what would follow is no HTTP, and no answer to this request.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "unasked upgrade");
+            return Err(error.into_up());
+        }
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {

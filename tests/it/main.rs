@@ -14,6 +14,7 @@ mod observe;
 mod outage;
 mod reload;
 mod shutdown;
+mod stage;
 mod streams;
 
 /// The binary under test.

@@ -496,11 +496,6 @@ async fn with_the_store_down_the_user_is_told_and_the_cookie_stays() {
             redis.restart();
         }
         daypass.wait_ready();
-        let out = daypass_testbed::raw::wait_for(PATIENCE, || {
-            let answer = daypass_testbed::raw::get(daypass.admin(), "/readyz")?;
-            (answer.0 == 200).then_some(())
-        });
-        assert!(out.is_some(), "{row}");
         let deadline = Instant::now() + PATIENCE;
         while go(client.post(daypass.url("/oauth2/logout/local")))
             .await
@@ -511,10 +506,13 @@ async fn with_the_store_down_the_user_is_told_and_the_cookie_stays() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(client.jar().find(SESSION).is_none(), "{row}");
-        assert!(
-            provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE),
-            "{row}"
-        );
+        // A frozen store may have got the first request and obeyed it when it went on: nothing is left to revoke then.
+        if !frozen {
+            assert!(
+                provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE),
+                "{row}"
+            );
+        }
         provider.forget_requests();
     }
 }

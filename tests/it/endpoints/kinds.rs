@@ -308,47 +308,28 @@ async fn a_route_may_say_what_becomes_of_those_without_a_session() {
     }
 }
 
-/// `optional` asks nobody to log in.
+/// `public` never looks at the session, `optional` uses it where there is one; neither asks anybody to log in.
 #[tokio::test(flavor = "multi_thread")]
 async fn public_and_optional_routes_are_open() {
-    let stage = Stage::with(Provider::start(), |setup| setup);
-    let echo = stage.echo.url();
-    let mut stage = stage;
-    stage.daypass.change(|setup| {
-        setup.route_first(json!({"path_prefix": "/maybe", "access": "optional", "upstream": echo}))
-    });
-    stage.daypass.hup();
-    let client = stage.signed_in().await;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while go(Client::new().navigate(stage.url("/maybe"))).await.status != 200 {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the new route is taken up"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    for (path, call, known) in [
-        (
-            "/public/x",
-            Client::new().navigate(stage.url("/public/x")),
-            false,
-        ),
-        ("/public/x", client.navigate(stage.url("/public/x")), false),
-        ("/maybe", Client::new().navigate(stage.url("/maybe")), false),
-        ("/maybe", client.navigate(stage.url("/maybe")), true),
-        (
-            "/maybe",
-            client
-                .navigate(stage.url("/maybe"))
-                .header("cookie", "daypass=garbage"),
-            false,
-        ),
-    ] {
-        assert_eq!(go(call).await.status, 200, "{path}");
-        assert_eq!(
-            stage.echo.last().expect("forwarded").bearer().is_some(),
-            known,
-            "{path}"
-        );
+    for (access, known) in [("public", false), ("optional", true)] {
+        let stage = Stage::with(Provider::start(), |setup| {
+            setup.set("routes.0.access", access)
+        });
+        let client = stage.signed_in().await;
+        let page = |client: &Client| client.navigate(stage.url("/public/x"));
+        for (row, call, known) in [
+            ("nobody", page(&Client::new()), false),
+            ("signed in", page(&client), known),
+            (
+                "a bad cookie",
+                page(&client).header("cookie", "daypass=garbage"),
+                false,
+            ),
+            ("a script", client.get(stage.url("/public/x")), known),
+        ] {
+            assert_eq!(go(call).await.status, 200, "{access}: {row}");
+            let seen = stage.echo.last().expect("forwarded");
+            assert_eq!(seen.bearer().is_some(), known, "{access}: {row}");
+        }
     }
 }

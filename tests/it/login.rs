@@ -92,6 +92,11 @@ impl Stage {
         known
     }
 
+    /// A counter, in words: counters are whole numbers in floating point.
+    pub(crate) fn counted(&self, name: &str, labels: &[(&str, &str)]) -> String {
+        self.daypass.metric(name, labels).to_string()
+    }
+
     /// Asserts that nobody was let in, and no code was redeemed.
     #[track_caller]
     pub(crate) fn nothing_redeemed(&self, row: &str) {

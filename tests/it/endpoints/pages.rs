@@ -87,6 +87,7 @@ fn assert_proper(page: &Response, row: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn every_page_of_ours_is_proper() {
     let stage = Stage::with(Provider::start(), |setup| {
         setup

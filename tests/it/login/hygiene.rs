@@ -52,6 +52,7 @@ impl Witness<'_> {
 
 /// BFF-01, REG-13
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one run from end to end")]
 async fn no_answer_of_ours_holds_a_token() {
     let key = ClientKey::generate();
     let provider = Provider::with(|settings| settings.par = Par::Advertised);

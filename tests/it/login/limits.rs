@@ -27,10 +27,8 @@ async fn a_login_loop_ends_with_a_page_and_an_explicit_login_still_works() {
         "{text}"
     );
     assert_eq!(
-        stage
-            .daypass
-            .metric("daypass_logins_total", &[("result", "loop")]),
-        1.0
+        stage.counted("daypass_logins_total", &[("result", "loop")]),
+        "1"
     );
     assert_eq!(stage.provider.count(Endpoint::Authorize), 3);
     // Another browser is not concerned.

@@ -49,68 +49,73 @@ async fn every_kind_of_client_signs_in_refreshes_and_revokes() {
         ),
         ("none", "shop", Auth::None, json!({"client_auth": "none"})),
     ];
-    for (row, id, auth, config) in rows {
-        let provider = Provider::with(|settings| settings.par = Par::Advertised);
-        let method = match auth {
-            Auth::Basic(_) => "basic",
-            Auth::Post(_) => "post",
-            Auth::PrivateKey(_) => "private_key_jwt",
-            Auth::None => "none",
-        };
-        provider.register(Registration {
-            client_id: id.to_owned(),
-            auth,
-            redirect_uris: Vec::new(),
-            post_logout_redirect_uris: Vec::new(),
-        });
-        let mut section = json!({"issuer": provider.issuer(), "client_id": id});
-        for (name, value) in config.as_object().expect("a map") {
-            section[name] = value.clone();
-        }
-        // Tokens that are expired when they arrive: the first request refreshes.
-        provider.configure(|settings| settings.access_ttl = std::time::Duration::from_secs(1));
-        let stage = Stage::with(provider, |setup| setup.set("provider", section));
-        let client = Client::new();
-        stage.sign_in(&client).await;
-        assert!(
-            stage.echo.last().expect("forwarded").bearer().is_some(),
-            "{row}"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-        assert!(stage.knows(&client).await, "{row}");
-        let out = go(client.navigate(stage.url("/oauth2/logout"))).await;
-        assert_eq!(out.status, 303, "{row}");
-        let patience = std::time::Duration::from_secs(5);
-        assert!(
-            stage.provider.wait_for_count(Endpoint::Revoke, 1, patience),
-            "{row}"
-        );
-        for endpoint in [
-            Endpoint::Par,
-            Endpoint::Token,
-            Endpoint::Refresh,
-            Endpoint::Revoke,
-        ] {
-            let requests = stage.provider.requests(endpoint);
-            assert!(!requests.is_empty(), "{row}: {endpoint:?}");
-            for request in requests {
-                assert_eq!(request.client_auth, method, "{row}: {endpoint:?}");
-                let proofs = [
-                    request.header("authorization").is_some(),
-                    request.param("client_secret").is_some(),
-                    request.param("client_assertion").is_some(),
-                ];
-                let count = proofs.iter().filter(|given| **given).count();
-                assert_eq!(
-                    count,
-                    usize::from(method != "none"),
-                    "{row}: {endpoint:?}: one proof"
-                );
-                assert!(
-                    request.status.is_none_or(|status| status < 300),
-                    "{row}: {endpoint:?}"
-                );
-            }
+    // Side by side, because each waits for a token to expire.
+    let rows = rows.map(|(row, id, auth, config)| whole_life(row, id, auth, config));
+    futures_util::future::join_all(rows).await;
+}
+
+/// Signs in as this client, refreshes and signs out, and looks at how it showed who it is.
+async fn whole_life(row: &str, id: &str, auth: Auth, config: Value) {
+    let provider = Provider::with(|settings| settings.par = Par::Advertised);
+    let method = match auth {
+        Auth::Basic(_) => "basic",
+        Auth::Post(_) => "post",
+        Auth::PrivateKey(_) => "private_key_jwt",
+        Auth::None => "none",
+    };
+    provider.register(Registration {
+        client_id: id.to_owned(),
+        auth,
+        redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
+    });
+    let mut section = json!({"issuer": provider.issuer(), "client_id": id});
+    for (name, value) in config.as_object().expect("a map") {
+        section[name] = value.clone();
+    }
+    // Tokens that are expired when they arrive: the first request refreshes.
+    provider.configure(|settings| settings.access_ttl = std::time::Duration::from_secs(1));
+    let stage = Stage::with(provider, |setup| setup.set("provider", section));
+    let client = Client::new();
+    stage.sign_in(&client).await;
+    assert!(
+        stage.echo.last().expect("forwarded").bearer().is_some(),
+        "{row}"
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert!(stage.knows(&client).await, "{row}");
+    let out = go(client.navigate(stage.url("/oauth2/logout"))).await;
+    assert_eq!(out.status, 303, "{row}");
+    let patience = std::time::Duration::from_secs(5);
+    assert!(
+        stage.provider.wait_for_count(Endpoint::Revoke, 1, patience),
+        "{row}"
+    );
+    for endpoint in [
+        Endpoint::Par,
+        Endpoint::Token,
+        Endpoint::Refresh,
+        Endpoint::Revoke,
+    ] {
+        let requests = stage.provider.requests(endpoint);
+        assert!(!requests.is_empty(), "{row}: {endpoint:?}");
+        for request in requests {
+            assert_eq!(request.client_auth, method, "{row}: {endpoint:?}");
+            let proofs = [
+                request.header("authorization").is_some(),
+                request.param("client_secret").is_some(),
+                request.param("client_assertion").is_some(),
+            ];
+            let count = proofs.iter().filter(|given| **given).count();
+            assert_eq!(
+                count,
+                usize::from(method != "none"),
+                "{row}: {endpoint:?}: one proof"
+            );
+            assert!(
+                request.status.is_none_or(|status| status < 300),
+                "{row}: {endpoint:?}"
+            );
         }
     }
 }

@@ -103,6 +103,21 @@ pub fn chooser(context: PageContext<'_>, choices: &[Choice]) -> Page {
     )
 }
 
+/// Leads on to `target` by itself, as a navigation that starts on this page; a path of ours or an http(s) URL.
+pub fn signed_in(context: PageContext<'_>, target: &str) -> Page {
+    let target = if is_link(target) { target } else { "/" };
+    page(
+        &SignedIn {
+            heading: "You are signed in",
+            icon: Icon::Done,
+            context,
+            style: STYLE,
+            target,
+        },
+        None,
+    )
+}
+
 /// Says that the session has ended; `sign_in` is a path of ours.
 pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
     page(
@@ -156,6 +171,16 @@ struct Error<'a> {
     text: Text,
     primary: Option<(&'static str, &'a str)>,
     sign_out: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "signed_in.html")]
+struct SignedIn<'a> {
+    heading: &'a str,
+    icon: Icon,
+    context: PageContext<'a>,
+    style: &'static str,
+    target: &'a str,
 }
 
 #[derive(Template)]

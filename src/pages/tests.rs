@@ -64,6 +64,7 @@ fn all_pages() -> Vec<(String, Page)> {
         href: "/oauth2/login?provider=x&redirect=%2F".to_owned(),
     });
     pages.push(("Chooser".into(), chooser(context(), &choices)));
+    pages.push(("SignedIn".into(), signed_in(context(), "/orders?a=1&b=2")));
     pages.push(("SignedOut".into(), signed_out(context(), "/oauth2/login")));
     pages.push((
         "ConfirmLogout".into(),

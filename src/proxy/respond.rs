@@ -4,7 +4,7 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-use crate::config::model::{Config, OnUnauthenticated};
+use crate::config::model::{Config, OnUnauthenticated, SameSite};
 use crate::login::{CallbackError, Start, StartError, Started};
 use crate::pages::{self, Choice, ErrorPage, PageContext};
 use crate::web::fetch;
@@ -257,6 +257,21 @@ fn chooser(ctx: &mut Context, return_to: &str) -> Answer {
     Answer::page(
         StatusCode::OK,
         pages::chooser(page_context(&config, ctx), &choices),
+    )
+}
+
+/// Sends a browser that is signed in on to where it was going.
+///
+/// The redirects from the provider count as cross-site up to their end, where a `Strict` cookie would be held back and
+/// the next login begin. A page of ours that navigates by itself breaks the chain (COOKIE-03).
+pub(super) fn signed_in(ctx: &Context, location: &str) -> Answer {
+    let config = &ctx.live.config;
+    if config.session.cookie.same_site != SameSite::Strict {
+        return Answer::redirect(StatusCode::SEE_OTHER, location);
+    }
+    Answer::page(
+        StatusCode::OK,
+        pages::signed_in(page_context(config, ctx), location),
     )
 }
 

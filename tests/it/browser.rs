@@ -125,7 +125,7 @@ fn whole_way(real: &Real) {
     }
     let daypass = &real.daypass;
     assert_eq!(
-        daypass.metric("daypass_logins_total", &[("result", "ok")]),
+        daypass.metric("daypass_logins_total", &[("result", "success")]),
         2.0
     );
     assert_eq!(

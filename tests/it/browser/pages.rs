@@ -119,7 +119,7 @@ fn pages_for_people_who_are_not_signed_in() {
             "/oauth2/login?redirect=/app",
             200,
             "Sign in",
-            &["acme", "dead", "partner"],
+            &["acme", "partner", "dead"],
         )
         .with(json!({"press": "partner", "then": "/app"})),
         row(
@@ -224,7 +224,7 @@ async fn pages_for_people_who_are_signed_in() {
             "Sign out?",
             &["Sign out", "Stay signed in"],
         )
-        .with(json!({"elsewhere": true, "press": "Stay signed in", "then": "/app"})),
+        .with(json!({"elsewhere": true, "press": "Stay signed in", "then": "/"})),
         row(
             "confirm and leave",
             "/oauth2/logout",
@@ -281,11 +281,11 @@ fn a_browser_without_cookies_is_told_what_is_missing() {
         "Signing in needs cookies",
         &["Try again"],
     )
-    .with(json!({"press": "Try again", "then": "/oauth2/callback/acme"}))];
+    .with(json!({"press": "Try again", "then": "/oauth2/login"}))];
     look(&daypass, &rows, &[("blocked", "yes")]);
     assert_eq!(echo.count(), 0);
     assert_eq!(
-        daypass.metric("daypass_logins_total", &[("result", "ok")]),
+        daypass.metric("daypass_logins_total", &[("result", "success")]),
         0.0
     );
 }
@@ -310,6 +310,6 @@ async fn a_browser_that_forgets_every_session_is_not_sent_round_for_ever() {
         &["Try again"],
     )
     // Who asks for it is let in.
-    .with(json!({"press": "Try again", "then": "/app"}))];
+    .with(json!({"press": "Try again", "then": "/oauth2/login"}))];
     look(&daypass, &rows, &[("cookies", &cookies(&client))]);
 }

@@ -9,7 +9,7 @@ use daypass_testbed::provider::{CLIENT_ID, Provider};
 use daypass_testbed::redis::Redis;
 use serde_json::{Value, json};
 
-use super::{LIMIT, step};
+use super::{LIMIT, assert_counted, step};
 use crate::BINARY;
 
 struct Row {
@@ -104,7 +104,7 @@ fn cookies(client: &Client) -> String {
         .cookies()
         .iter()
         .map(|cookie| json!({"name": cookie.name, "value": cookie.value}));
-    Value::from_iter(cookies).to_string()
+    cookies.collect::<Value>().to_string()
 }
 
 // PAGE-01, PAGE-02
@@ -284,10 +284,7 @@ fn a_browser_without_cookies_is_told_what_is_missing() {
     .with(json!({"press": "Try again", "then": "/oauth2/login"}))];
     look(&daypass, &rows, &[("blocked", "yes")]);
     assert_eq!(echo.count(), 0);
-    assert_eq!(
-        daypass.metric("daypass_logins_total", &[("result", "success")]),
-        0.0
-    );
+    assert_counted(&daypass, "daypass_logins_total", ("result", "success"), 0.0);
 }
 
 // FLOW-21

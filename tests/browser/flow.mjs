@@ -1,14 +1,14 @@
 // Goes the whole way with a real browser: sign in, browse, outlive an access token, sign out, be asked again.
 //
 //   node flow.mjs --url http://127.0.0.1:8080 --provider http://127.0.0.1:9000 [--expiry 5] [--user jane]
-//                 [--shots DIR] [--base-path /oauth2]
+//                 [--shots DIR] [--base-path /oauth2] [--until from_elsewhere]
 //
 // `expiry` is the life of an access token in seconds. The upstream must be the echo of the test machinery, the
 // provider npm oidc-provider (two forms) or the scripted one with its sign-in page (one button a user).
 
 import { expect, options, run, say, shoot, watchPolicy } from './browser.mjs';
 
-const given = options({ user: 'jane', expiry: '5', shots: '', 'base-path': '/oauth2' });
+const given = options({ user: 'jane', expiry: '5', shots: '', until: '', 'base-path': '/oauth2' });
 const home = new URL('/', given.url).href;
 const origin = new URL(given.url).origin;
 const provider = new URL(given.provider).origin;
@@ -85,6 +85,12 @@ await run(given.shots, async (page, context) => {
   say({ step: 'session', ok: true, session: session.body });
 
   const before = asked;
+  await fromElsewhere(page, `${home}orders/7`);
+  expect((await fingerprint(page)) !== 'none', 'a link of another site must find us signed in');
+  expect(asked === before, 'nobody must be asked to sign in for that');
+  say({ step: 'from_elsewhere', ok: true });
+  if (given.until === 'from_elsewhere') return;
+
   await page.waitForTimeout((Number(given.expiry) + 1) * 1000);
   await page.reload();
   const second = await fingerprint(page);

@@ -31,14 +31,16 @@ async fn a_client_goes_the_whole_way_through_the_real_provider() {
         ("memory, PAR offered, switched off here", "on", basic, false),
         ("memory, PAR required by both", "required", required, true),
     ];
-    for (name, par, change, pushed) in rows {
-        let real = Real::start(par, change);
+    // Side by side: each mostly waits for its tokens to expire.
+    let ways = rows.map(|(name, par, change, pushed)| async move {
+        let real = tokio::task::block_in_place(|| Real::start(par, change));
         the_whole_way(name, &real).await;
         let count = real
             .provider
             .count("pushed_authorization_request.success", None);
         assert_eq!(count > 0, pushed, "{name}: {count} pushed requests");
-    }
+    });
+    futures_util::future::join_all(ways).await;
     assert_eq!(
         redis.keys(),
         Vec::<String>::new(),

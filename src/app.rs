@@ -355,7 +355,7 @@ pub async fn check_online(config: Config) -> Vec<String> {
         };
         if let Err(problem) = asked {
             problems.push(format!(
-                "provider {}: {}: {problem}",
+                "provider `{}` at {}: {problem}",
                 provider.name, provider.issuer
             ));
         }

@@ -103,21 +103,6 @@ pub fn chooser(context: PageContext<'_>, choices: &[Choice]) -> Page {
     )
 }
 
-/// Leads on to `target` by itself, as a navigation that starts on this page; a path of ours or an http(s) URL.
-pub fn signed_in(context: PageContext<'_>, target: &str) -> Page {
-    let target = if is_link(target) { target } else { "/" };
-    page(
-        &SignedIn {
-            heading: "You are signed in",
-            icon: Icon::Done,
-            context,
-            style: STYLE,
-            target,
-        },
-        None,
-    )
-}
-
 /// Says that the session has ended; `sign_in` is a path of ours.
 pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
     page(
@@ -127,6 +112,24 @@ pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
             context,
             style: STYLE,
             sign_in,
+        },
+        None,
+    )
+}
+
+/// Opens `target` once more, from here: a browser that another site sent holds back `SameSite=Strict` cookies, and its next
+/// request, which this page makes, carries them.
+///
+/// `target` is a path of ours or an http(s) URL.
+pub fn onward(context: PageContext<'_>, target: &str) -> Page {
+    let target = if is_link(target) { target } else { "/" };
+    page(
+        &Onward {
+            heading: "One moment",
+            icon: Icon::Loop,
+            context,
+            style: STYLE,
+            target,
         },
         None,
     )
@@ -174,16 +177,6 @@ struct Error<'a> {
 }
 
 #[derive(Template)]
-#[template(path = "signed_in.html")]
-struct SignedIn<'a> {
-    heading: &'a str,
-    icon: Icon,
-    context: PageContext<'a>,
-    style: &'static str,
-    target: &'a str,
-}
-
-#[derive(Template)]
 #[template(path = "chooser.html")]
 struct Chooser<'a> {
     heading: &'a str,
@@ -201,6 +194,16 @@ struct SignedOut<'a> {
     context: PageContext<'a>,
     style: &'static str,
     sign_in: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "onward.html")]
+struct Onward<'a> {
+    heading: &'a str,
+    icon: Icon,
+    context: PageContext<'a>,
+    style: &'static str,
+    target: &'a str,
 }
 
 #[derive(Template)]

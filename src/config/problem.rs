@@ -1,7 +1,6 @@
 //! Says what is wrong with a configuration, where, and what to write instead.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where a value was written.

@@ -26,6 +26,8 @@ pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<
     let idle_timeout = section.duration("idle_timeout");
     if let (Some(lifetime), Some(idle)) = (lifetime, idle_timeout)
         && idle > lifetime
+        // Who never wrote it has nothing to mend.
+        && section.has("idle_timeout")
     {
         section.reader.warning(
             &section.spot_of("idle_timeout"),

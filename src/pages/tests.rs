@@ -64,8 +64,8 @@ fn all_pages() -> Vec<(String, Page)> {
         href: "/oauth2/login?provider=x&redirect=%2F".to_owned(),
     });
     pages.push(("Chooser".into(), chooser(context(), &choices)));
-    pages.push(("SignedIn".into(), signed_in(context(), "/orders?a=1&b=2")));
     pages.push(("SignedOut".into(), signed_out(context(), "/oauth2/login")));
+    pages.push(("Onward".into(), onward(context(), "/orders?a=1")));
     pages.push((
         "ConfirmLogout".into(),
         confirm_logout(context(), "/oauth2/logout", Some("/bye"), "/", &[]),

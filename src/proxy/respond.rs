@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use crate::config::model::{Config, OnUnauthenticated, SameSite};
 use crate::login::{CallbackError, Start, StartError, Started};
 use crate::pages::{self, Choice, ErrorPage, PageContext};
+use crate::web::cookie;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
@@ -21,6 +22,12 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         return refuse(ctx, head, &refusal);
     }
     let return_to = here(ctx, head);
+    if strict_cookie_held_back(ctx, head) {
+        ctx.decision = "own";
+        let config = ctx.live.config.clone();
+        let page = pages::onward(page_context(&config, ctx), &return_to);
+        return Answer::page(StatusCode::OK, page);
+    }
     let live = ctx.live.clone();
     let provider = ctx
         .route
@@ -58,6 +65,18 @@ fn wants_login(ctx: &Context, head: &Parts) -> bool {
         OnUnauthenticated::Unauthorized => false,
     };
     wanted && !fetch::is_prefetch(&head.headers)
+}
+
+/// Whether the session may be there although no cookie came: `SameSite=Strict` ones stay behind when another site sends the
+/// browser, and every way back from a provider is such a one (RFC 6265bis §5.8.3).
+///
+/// The request that the page in between makes is our own and never answers to this: nothing goes round in circles.
+fn strict_cookie_held_back(ctx: &Context, head: &Parts) -> bool {
+    let cookie = &ctx.live.config.session.cookie;
+    cookie.same_site == SameSite::Strict
+        && head.method == Method::GET
+        && fetch::sent_by_another_site(&head.headers)
+        && cookie::find(&head.headers, &cookie.name).next().is_none()
 }
 
 /// Where the request was going, to return to after the login.
@@ -133,6 +152,7 @@ pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answ
             let back = (head.method == Method::GET).then(|| here(ctx, head));
             Some(login_url(&config, back.as_deref()))
         }
+        Refusal::Login(ErrorPage::LogoutFailed) => Some(format!("{}/logout", config.base_path)),
         Refusal::Misdirected => Some(config.main_origin().text.to_string()),
         Refusal::ProviderUnavailable { .. } | Refusal::StoreUnavailable | Refusal::Upstream(_)
             if head.method == Method::GET =>
@@ -271,7 +291,7 @@ pub(super) fn signed_in(ctx: &Context, location: &str) -> Answer {
     }
     Answer::page(
         StatusCode::OK,
-        pages::signed_in(page_context(config, ctx), location),
+        pages::onward(page_context(config, ctx), location),
     )
 }
 

@@ -1,6 +1,6 @@
 //! Runs the daypass binary as a process, and reads its log, metrics and health.
 //!
-//! Dropped, it checks that no secret known to [`secrets`](crate::secrets) stands in the log or the metrics.
+//! Dropped, it checks that no secret known to [`secrets`] stands in the log or the metrics.
 
 mod metrics;
 mod setup;

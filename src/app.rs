@@ -173,13 +173,14 @@ impl App {
             self.live.load().logout.drained().await;
             while serving.join_next().await.is_some() {}
         });
-        match drained.await {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(
+        if drained.await.is_ok() {
+            tracing::info!("drained");
+        } else {
+            tracing::warn!(
                 in_flight = self.in_flight.count(),
                 refreshes = self.refresher.in_flight(),
                 "drain timed out; cutting what is left"
-            ),
+            );
         }
         serving.abort_all();
         let _ = admin_stop.send(true);

@@ -90,9 +90,9 @@ impl RouteSeries {
     /// An upgraded connection opened (or, with `false`, closed).
     pub fn stream(&self, open: bool) {
         if open {
-            self.streams.inc()
+            self.streams.inc();
         } else {
-            self.streams.dec()
+            self.streams.dec();
         }
     }
 

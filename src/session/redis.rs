@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quick_cache::sync::Cache;
 use redis::io::tcp::TcpSettings;
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ScriptInvocation, TlsCertificates,
@@ -32,6 +33,8 @@ pub(super) struct Redis {
     scripts: Scripts,
     prefix: String,
     address: Address,
+    /// Leases asked for without hearing the answer: they may be ours. Bounded.
+    unheard: Cache<RecordKey, Owner>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,6 +58,7 @@ impl Redis {
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
             address,
+            unheard: Cache::new(UNHEARD),
             metrics,
         })
     }
@@ -145,10 +149,15 @@ impl Redis {
         generation: u64,
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
-        let owner = Owner::random();
+        let key = id.record_key();
+        // As the same one as before, or we would wait for a lease that is ours to run out. Taken out, so that no two
+        // who ask at once are the same.
+        let before = self.unheard.remove(&key).map(|(_, owner)| owner);
+        let owner = before.unwrap_or_else(Owner::random);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
-        let (tag, payload) = self.run(StoreOp::Lease, &script).await?;
+        let answer = self.run(StoreOp::Lease, &script).await;
+        let (tag, payload) = answer.inspect_err(|_| self.unheard.insert(key, owner))?;
         Ok(match &*tag {
             "held" => LeaseAnswer::Held {
                 retry_in: left(&payload),
@@ -400,3 +409,6 @@ pub(super) fn wanted_ttl(
     let absolute = expires_at.left(now);
     idle.map_or(absolute, |idle| idle.min(absolute))
 }
+
+/// An outage may catch many; whoever is forgotten waits for the lease to run out.
+const UNHEARD: usize = 10_000;

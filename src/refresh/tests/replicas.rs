@@ -133,6 +133,30 @@ async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
 }
 
 #[tokio::test]
+async fn the_lease_is_kept_while_the_store_refuses_the_answer() {
+    // A store that takes no more data, yet answers: nobody else may present the old token meanwhile.
+    let lease = Duration::from_millis(400);
+    let fleet = Fleet::new(1, lease).await;
+    let gate = fleet.idp.stall();
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    // Without the right to write records; leases are granted still.
+    let revoked = ["ACL", "SETUSER", "default", "-hset"];
+    fleet.server.cli(&revoked);
+    gate.add_permits(1);
+    for _ in 0..10 {
+        tokio::time::sleep(lease / 4).await;
+        let held = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+        assert!(!held.is_empty(), "the lease ran out");
+    }
+    fleet.server.cli(&["ACL", "SETUSER", "default", "+hset"]);
+    for request in requests {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+    }
+    assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_logout_on_another_replica_beats_the_refresh() {
     // REFRESH-34 across processes.
     let fleet = Fleet::new(2, Sessions::LEASE).await;

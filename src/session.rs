@@ -63,7 +63,7 @@ pub struct Tokens {
     pub id: Option<IdToken>,
     /// Granted scopes.
     pub scopes: Vec<String>,
-    /// When the access token was issued to us.
+    /// When the access token was asked for: its life is counted from then.
     pub refreshed_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,

@@ -19,6 +19,7 @@ use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
+use crate::rp::Revoker;
 use crate::session::Sessions;
 
 /// Pause between looks at the session store.
@@ -77,6 +78,7 @@ impl App {
         let lasting = Lasting {
             sessions,
             login_memory: login::Memory::new(),
+            revoker: Revoker::default(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         };
@@ -163,7 +165,7 @@ impl App {
         let drained = tokio::time::timeout(patience, async {
             self.in_flight.drained().await;
             self.refresher.drain(patience).await;
-            self.live.load().logout.drained().await;
+            self.lasting.revoker.drained().await;
             while serving.join_next().await.is_some() {}
         });
         if drained.await.is_ok() {
@@ -322,6 +324,7 @@ pub fn check_offline(config: &Config) -> Result<(), String> {
     let lasting = Lasting {
         sessions,
         login_memory: login::Memory::new(),
+        revoker: Revoker::default(),
         clock,
         metrics,
     };

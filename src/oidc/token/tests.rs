@@ -178,7 +178,11 @@ async fn a_yes_that_cannot_be_used_still_brings_its_refresh_token() {
         let CallError::Unusable { refresh_token, .. } = error else {
             panic!("{name}: {error:?}");
         };
-        assert_eq!(refresh_token.as_ref().map(|t| t.expose()), want, "{name}");
+        assert_eq!(
+            refresh_token.as_ref().map(RefreshToken::expose),
+            want,
+            "{name}"
+        );
     }
     // What is no JSON, or not all of it, says nothing.
     whole["pad"] = "x".into();

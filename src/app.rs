@@ -21,6 +21,7 @@ use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
+use crate::rp::Revoker;
 use crate::session::Sessions;
 
 /// Pause between looks at the session store.
@@ -86,6 +87,7 @@ impl App {
         let lasting = Lasting {
             sessions,
             login_memory: login::Memory::new(),
+            revoker: Revoker::default(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         };
@@ -191,7 +193,7 @@ impl App {
             .refresher
             .drain(patience.unwrap_or_default() + STORING)
             .await;
-        if tokio::time::timeout(STORING, live.logout.drained())
+        if tokio::time::timeout(STORING, self.lasting.revoker.drained())
             .await
             .is_err()
         {
@@ -347,6 +349,7 @@ pub fn check_offline(config: &Config) -> Result<(), String> {
     let lasting = Lasting {
         sessions,
         login_memory: login::Memory::new(),
+        revoker: Revoker::default(),
         clock,
         metrics,
     };

@@ -84,8 +84,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::of_process();
     match cli.command {
-        None => run(cli.run, environment),
-        Some(Command::Run(args)) => run(args, environment),
+        None => run(&cli.run, environment),
+        Some(Command::Run(args)) => run(&args, environment),
         Some(Command::Check { file, online }) => check(&file, &environment, online),
         Some(Command::Schema) => print(&format!("{:#}\n", config::schema())),
         Some(Command::Keygen) => print(&format!("{}\n", config::keygen())),
@@ -114,7 +114,7 @@ impl FileArgs {
     }
 }
 
-fn run(args: RunArgs, environment: Environment) -> ExitCode {
+fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     let path = match args.file.path(&environment) {
         Ok(path) => path,
         Err(problem) => return fail(&problem),

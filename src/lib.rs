@@ -16,6 +16,7 @@ pub mod pages;
 pub mod proxy;
 pub mod refresh;
 pub mod route;
+pub mod rp;
 pub mod seal;
 pub mod secret;
 pub mod session;

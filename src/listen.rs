@@ -40,7 +40,11 @@ pub struct Bound {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, UnixPath),
+    Unix {
+        socket: UnixListener,
+        /// Held for its `Drop`.
+        _path: UnixPath,
+    },
 }
 
 /// Removes the socket file when the listener goes.
@@ -118,7 +122,10 @@ pub async fn bind(listener: &Listener) -> Result<Bound, BindError> {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))
                 .map_err(failed)?;
             (
-                Socket::Unix(socket, UnixPath(path.clone())),
+                Socket::Unix {
+                    socket,
+                    _path: UnixPath(path.clone()),
+                },
                 Address::Unix(path.clone()),
             )
         }
@@ -201,7 +208,7 @@ impl Bound {
                 stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
                 stream
             }
-            Socket::Unix(socket, _) => {
+            Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 let fd = stream.as_raw_fd();
                 let mut stream = L4Stream::from(stream);

@@ -12,13 +12,9 @@ use crate::oidc::Provider;
 use crate::session::{SessionId, Sessions};
 
 mod answer;
-pub mod audit;
 mod cookie;
-#[cfg(test)]
-pub(crate) mod fakes;
 mod flow;
 mod memory;
-pub(crate) mod port;
 mod redeem;
 mod state;
 
@@ -193,7 +189,7 @@ impl Login {
                 memory,
                 clock,
                 metrics,
-                revoker: crate::logout::Revoker::new(),
+                revoker: crate::rp::Revoker::new(),
             },
         }
     }

@@ -7,12 +7,10 @@ use crate::clock::SharedClock;
 use crate::config::model;
 use crate::metrics::{LogoutKind, Metrics};
 use crate::oidc::Provider;
+use crate::rp::Revoker;
 use crate::session::{SessionId, Sessions, StoreError};
 
 mod flow;
-mod revoke;
-
-pub(crate) use revoke::Revoker;
 
 /// What logging out needs. Made per configuration.
 #[derive(Debug)]

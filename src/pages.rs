@@ -117,6 +117,24 @@ pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
     )
 }
 
+/// Opens `target` once more, from here: a browser that another site sent holds back `SameSite=Strict` cookies, and its next
+/// request, which this page makes, carries them.
+///
+/// `target` is a path of ours or an http(s) URL.
+pub fn onward(context: PageContext<'_>, target: &str) -> Page {
+    let target = if is_link(target) { target } else { "/" };
+    page(
+        &Onward {
+            heading: "One moment",
+            icon: Icon::Loop,
+            context,
+            style: STYLE,
+            target,
+        },
+        None,
+    )
+}
+
 /// Asks before a logout that another site started (CSRF-06): a form that posts to `action`, with `redirect` in a hidden
 /// field of that name; `cancel` is where "Stay signed in" leads.
 ///
@@ -176,6 +194,16 @@ struct SignedOut<'a> {
     context: PageContext<'a>,
     style: &'static str,
     sign_in: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "onward.html")]
+struct Onward<'a> {
+    heading: &'a str,
+    icon: Icon,
+    context: PageContext<'a>,
+    style: &'static str,
+    target: &'a str,
 }
 
 #[derive(Template)]

@@ -6,6 +6,7 @@
 
 mod answer;
 mod context;
+mod cookies;
 mod decide;
 mod endpoints;
 mod forward;
@@ -29,20 +30,19 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
-use crate::login::audit::subject_hash;
 use crate::metrics::{Denied, UpstreamError};
 use crate::refresh::Refresher;
+use crate::rp::audit::subject_hash;
 use crate::telemetry;
 use crate::web::forwarded::Client;
-use crate::web::host::Authority;
-use crate::web::path::CanonicalPath;
 use crate::web::trace::RequestId;
 
 use answer::Answer;
 use context::Context;
 pub use context::InFlight;
-use endpoints::{Endpoint, Endpoints};
+use endpoints::Endpoints;
 pub use guard::Guarded;
+use intake::Taken;
 use live::Live;
 use refusal::Refusal;
 
@@ -90,90 +90,6 @@ impl Proxy {
         Guarded::new(proxy)
     }
 
-    /// Reads the head; what is ambiguous ends here.
-    fn take_in(&self, session: &Session, ctx: &mut Context) -> Result<Taken, Refusal> {
-        let live = ctx.live.clone();
-        let config = &live.config;
-        let head = session.req_header();
-        let peer = session
-            .client_addr()
-            .and_then(|address| address.as_inet())
-            .map(std::net::SocketAddr::ip);
-        let tls = session
-            .digest()
-            .is_some_and(|digest| digest.ssl_digest.is_some());
-        ctx.client = Client::of(peer, &config.trusted_proxies, &head.headers, tls);
-        ctx.request_id = RequestId::of(&head.headers, ctx.client.trusted);
-        intake::inspect(session, config.limits.header_bytes)?;
-
-        // Method, host and path are what routes are matched on: each in one form only.
-        let sent_host = ctx
-            .client
-            .host
-            .as_deref()
-            .or_else(|| {
-                head.headers
-                    .get(header::HOST)
-                    .and_then(|value| value.to_str().ok())
-            })
-            .or_else(|| head.uri.authority().map(http::uri::Authority::as_str));
-        let named = sent_host
-            .and_then(Authority::parse)
-            .ok_or(Refusal::Malformed("Send a valid Host field."))?;
-        ctx.origin = config
-            .public_origins
-            .iter()
-            .position(|origin| named.is(origin))
-            .ok_or(Refusal::Misdirected)?;
-        let raw = if head.raw_path().starts_with(b"/") {
-            head.raw_path()
-        } else {
-            head.uri
-                .path_and_query()
-                .map_or(&b""[..], |target| target.as_str().as_bytes())
-        };
-        let raw_path = raw.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let path = CanonicalPath::parse(raw_path)
-            .map_err(|_| Refusal::Malformed("The path can be read in more than one way."))?;
-        let changed = path.as_str().as_bytes() != raw_path;
-        ctx.path = Some(path.as_str().to_owned());
-        if let Some(endpoint) = Endpoint::of(path.as_str(), &config.base_path) {
-            return Ok(Taken::Own(endpoint));
-        }
-        let route = live
-            .table
-            .find(named.host(), &head.method, &path)
-            .ok_or(Refusal::NoRoute)?;
-        ctx.route = Some(route.index);
-        let rewritten = route.rewrite(&path);
-        if changed || rewritten != path.as_str() {
-            let query = head
-                .uri
-                .query()
-                .map(|query| format!("?{query}"))
-                .unwrap_or_default();
-            let target = http::Uri::try_from(format!("{rewritten}{query}"))
-                .map_err(|_| Refusal::Malformed("The request target is not valid."))?;
-            ctx.target = Some(target);
-        }
-        ctx.upgrade = session.is_upgrade_req();
-        ctx.events = head
-            .headers
-            .get(header::ACCEPT)
-            .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"));
-        let limit = route.config.limits.body;
-        if head
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.parse::<u64>().ok())
-            .is_some_and(|length| length > limit)
-        {
-            return Err(Refusal::BodyTooLarge);
-        }
-        Ok(Taken::Routed)
-    }
-
     async fn answer(
         &self,
         session: &mut Session,
@@ -182,6 +98,7 @@ impl Proxy {
     ) -> pingora::Result<Option<Answer>> {
         let refusal = match taken {
             Ok(Taken::Own(endpoint)) => {
+                ctx.own = true;
                 ctx.decision = "own";
                 let endpoints = Endpoints {
                     ctx,
@@ -224,14 +141,14 @@ impl Proxy {
         Ok(Some(respond::refuse_or_login(ctx, &head, refusal).await))
     }
 
-    fn account(&self, session: &Session, ctx: &mut Context) {
+    fn account(session: &Session, ctx: &mut Context) {
         if std::mem::replace(&mut ctx.accounted, true) {
             return;
         }
         let live = ctx.live.clone();
         let series = match ctx.route {
             Some(index) => &live.routes[index].series,
-            None if ctx.decision == "own" || ctx.decision.starts_with("signed") => &live.own,
+            None if ctx.own => &live.own,
             None => &live.unrouted,
         };
         let took = ctx.started.elapsed();
@@ -255,14 +172,12 @@ impl Proxy {
                     reason,
                     Denied::NoRoute | Denied::Malformed | Denied::TooLarge
                 ) {
-                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
+                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
                 }
             }
         }
         if live.config.logging.access_log {
-            let access = ctx.route.map_or("none", |index| {
-                live::access_label(live.config.routes[index].access)
-            });
+            let access = series.access();
             tracing::info!(
                 target: telemetry::ACCESS,
                 decision = ctx.decision,
@@ -274,7 +189,7 @@ impl Proxy {
                 access,
                 reason = ctx.refusal.as_ref().map(Refusal::reason),
                 client.address = %ctx.client.ip,
-                subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
+                subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
                 duration_ms = millis(took),
                 own_ms = millis(own),
                 upstream_ms = ctx.upstream_took.map(millis),
@@ -286,14 +201,6 @@ impl Proxy {
 
 fn millis(d: Duration) -> f64 {
     (d.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// Whose a request is.
-enum Taken {
-    /// One of our endpoints.
-    Own(Endpoint),
-    /// A route's.
-    Routed,
 }
 
 #[async_trait]
@@ -323,7 +230,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
-        let taken = self.take_in(session, ctx);
+        let taken = intake::take_in(session, ctx);
         let silence = if ctx.upgrade {
             STREAM_SILENCE
         } else {
@@ -377,7 +284,7 @@ impl ProxyHttp for Proxy {
     ) -> pingora::Result<()> {
         if let Some(index) = ctx.route {
             let live = ctx.live.clone();
-            forward::request(upstream, ctx, &live.table.routes()[index]);
+            forward::request(upstream, ctx, &live.table.routes()[index])?;
         }
         ctx.sent = Some(Instant::now());
         Ok(())
@@ -413,6 +320,11 @@ impl ProxyHttp for Proxy {
         let Some(index) = ctx.route else {
             return Ok(());
         };
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+            // Nobody asked for it (RFC 9110 §15.2.2): what would follow is no HTTP, and no answer to this request.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "unasked upgrade");
+            return Err(error.into_up());
+        }
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {
@@ -435,7 +347,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
-        self.account(session, ctx);
+        Self::account(session, ctx);
     }
 
     fn fail_to_connect(
@@ -513,7 +425,7 @@ impl ProxyHttp for Proxy {
             code = refusal.status().as_u16();
             if session.response_written().is_none() {
                 let head = session.req_header().as_owned_parts();
-                let answer = respond::refuse(ctx, &head, refusal).closing(true);
+                let answer = respond::refuse(ctx, &head, &refusal).closing(true);
                 let _ = answer.write(session, ctx.request_id.to_value()).await;
             } else {
                 ctx.refusal = Some(refusal);

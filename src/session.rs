@@ -27,7 +27,8 @@ pub use self::id::{RecordKey, SessionId};
 pub use self::sessions::Sessions;
 
 /// A signed-in user at one browser. Immutable: a refresh makes a new one with the next generation.
-#[derive(Debug, Clone)]
+/// Its `Debug` leaves out who it is: names and addresses do not belong in logs.
+#[derive(Clone)]
 pub struct Session {
     /// Name of the provider in the configuration.
     pub provider: Arc<str>,
@@ -177,6 +178,18 @@ pub fn bearer(token: &AccessToken) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("provider", &self.provider)
+            .field("generation", &self.generation)
+            .field("created_at", &self.created_at)
+            .field("expires_at", &self.expires_at)
+            .field("tokens", &self.tokens)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {

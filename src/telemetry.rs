@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn libraries_are_silent_at_every_level() {
         for (name, override_, target, want) in [
-            ("ours at default", None, "daypass::proxy", LevelFilter::INFO),
+            ("ours at default", None, "daypass::web", LevelFilter::INFO),
             ("access at default", None, "access", LevelFilter::INFO),
             (
                 "h2 logs frames",
@@ -125,9 +125,9 @@ mod tests {
                 LevelFilter::OFF,
             ),
             (
-                "pingora logs buffers",
-                Some("pingora=trace"),
-                "pingora_core::protocols",
+                "servers log buffers",
+                Some("hyper=trace"),
+                "hyper::proto",
                 LevelFilter::OFF,
             ),
             (
@@ -138,14 +138,14 @@ mod tests {
             ),
             (
                 "one of ours is turned up",
-                Some("warn,daypass::oidc=debug"),
-                "daypass::oidc::call",
+                Some("warn,daypass::config=debug"),
+                "daypass::config::read",
                 LevelFilter::DEBUG,
             ),
             (
                 "the others follow the bare level",
-                Some("warn,daypass::oidc=debug"),
-                "daypass::proxy",
+                Some("warn,daypass::config=debug"),
+                "daypass::web",
                 LevelFilter::WARN,
             ),
             (

@@ -478,7 +478,7 @@ pub(super) static COOKIE: Table = Table {
             "same_site",
             OneOf(&["strict", "lax", "none"]),
             Default("lax"),
-            "`SameSite` attribute; `none` needs https.",
+            "`SameSite` attribute; `none` needs https. With `strict`, who comes from another site sees a page in between that asks again.",
         ),
     ],
     later: &[],

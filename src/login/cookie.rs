@@ -143,8 +143,8 @@ fn short(transaction: &[u8; 16]) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fakes::keys;
     use super::*;
+    use crate::rp::fakes::keys;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 

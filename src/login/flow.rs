@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::answer::{Answer, Outcome};
 use super::cookie::LoginCookie;
 use super::memory::Memory;
-use super::port::{Idp, Store};
 use super::state::{self, Transaction};
-use super::{Callback, CallbackError, Finished, Start, StartError, Started, audit, redeem};
+use super::{Callback, CallbackError, Finished, Start, StartError, Started, redeem};
 use crate::clock::SharedClock;
 use crate::config::model;
-use crate::logout::Revoker;
 use crate::metrics::{LoginResult, Metrics, SessionEnd};
 use crate::oidc::AuthorizationRequest;
+use crate::rp::Revoker;
+use crate::rp::audit;
+use crate::rp::port::{Idp, Store};
 use crate::session::{Lookup, Session, SessionId};
 
 #[derive(Debug)]

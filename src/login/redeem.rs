@@ -7,10 +7,10 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use super::CallbackError;
-use super::port::Idp;
 use super::state::Transaction;
 use crate::clock::{SharedClock, Timestamp};
 use crate::oidc::{CallError, Claims, Expectations, IdTokenError, TokenResponse};
+use crate::rp::port::Idp;
 use crate::secret::{AccessToken, AuthorizationCode};
 use crate::session::{Session, Tokens};
 

@@ -181,8 +181,8 @@ struct Wire<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fakes::keys;
     use super::*;
+    use crate::rp::fakes::keys;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 

@@ -9,12 +9,13 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Next, Revoker};
+use super::Next;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
-use crate::login::audit;
-use crate::login::port::{Idp, Store};
 use crate::metrics::{LogoutKind, Metrics, SessionEnd};
+use crate::rp::Revoker;
+use crate::rp::audit;
+use crate::rp::port::{Idp, Store};
 use crate::seal::Purpose;
 use crate::secret::IdToken;
 use crate::session::{Session, SessionId, StoreError};

@@ -65,6 +65,7 @@ fn all_pages() -> Vec<(String, Page)> {
     });
     pages.push(("Chooser".into(), chooser(context(), &choices)));
     pages.push(("SignedOut".into(), signed_out(context(), "/oauth2/login")));
+    pages.push(("Onward".into(), onward(context(), "/orders?a=1")));
     pages.push((
         "ConfirmLogout".into(),
         confirm_logout(context(), "/oauth2/logout", Some("/bye"), "/", &[]),

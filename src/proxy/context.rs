@@ -16,55 +16,61 @@ use super::refusal::Refusal;
 
 /// One request.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the request"
+)]
 pub struct Context {
     /// When its header had been read.
-    pub started: Instant,
+    pub(super) started: Instant,
     /// The configuration it began with; a reload in between does not concern it.
-    pub live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     /// Its id, ours or a trusted proxy's.
-    pub request_id: RequestId,
+    pub(super) request_id: RequestId,
     /// Who sent it, as far as that can be believed.
-    pub client: Client,
+    pub(super) client: Client,
     /// Index of the public origin it came to.
-    pub origin: usize,
+    pub(super) origin: usize,
+    /// It came to one of our own endpoints.
+    pub(super) own: bool,
     /// Index of its route.
-    pub route: Option<usize>,
+    pub(super) route: Option<usize>,
     /// Canonical path (before a rewrite), for the log.
-    pub path: Option<String>,
-    /// Target to send upstream, when it differs from what came in.
-    pub target: Option<http::Uri>,
+    pub(super) path: Option<String>,
+    /// Target to send upstream in origin-form, when it differs from what came in.
+    pub(super) target: Option<Vec<u8>>,
     /// The session it rides on.
-    pub session: Option<Arc<Session>>,
+    pub(super) session: Option<Arc<Session>>,
     /// What was decided, for the log: `forward`, `login`, `refuse`, `own`.
-    pub decision: &'static str,
+    pub(super) decision: &'static str,
     /// Why it was refused.
-    pub refusal: Option<Refusal>,
+    pub(super) refusal: Option<Refusal>,
     /// Status of our own answer, when we gave one.
-    pub answered: Option<StatusCode>,
+    pub(super) answered: Option<StatusCode>,
     /// It asks for an upgrade.
-    pub upgrade: bool,
+    pub(super) upgrade: bool,
     /// It expects a stream of events.
-    pub events: bool,
+    pub(super) events: bool,
     /// An upgraded connection is counted as open.
-    pub streaming: bool,
+    pub(super) streaming: bool,
     /// Body bytes seen.
-    pub body: u64,
+    pub(super) body: u64,
     /// When it went upstream.
-    pub sent: Option<Instant>,
+    pub(super) sent: Option<Instant>,
     /// How long the upstream took for its response header.
-    pub upstream_took: Option<Duration>,
+    pub(super) upstream_took: Option<Duration>,
     /// Attempts to connect.
-    pub connects: u8,
+    pub(super) connects: u8,
     /// Name resolution failed.
-    pub unresolved: bool,
+    pub(super) unresolved: bool,
     /// Accounted for in metrics and log.
-    pub accounted: bool,
+    pub(super) accounted: bool,
     _in_flight: InFlightGuard,
 }
 
 impl Context {
     /// A request whose header has just been read.
-    pub fn new(
+    pub(super) fn new(
         live: Arc<Live>,
         request_id: RequestId,
         client: Client,
@@ -76,6 +82,7 @@ impl Context {
             request_id,
             client,
             origin: 0,
+            own: false,
             route: None,
             path: None,
             target: None,

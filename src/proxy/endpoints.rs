@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use pingora::proxy::Session as Exchange;
@@ -15,20 +15,18 @@ use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
 use crate::refresh::{RefreshError, Refresher};
-use crate::session::{Found, SessionId};
-use crate::web::cookie::{self, SetCookie};
+use crate::session::Found;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
 use super::answer::Answer;
 use super::context::Context;
+use super::cookies;
 use super::decide::{self, Presented};
 use super::live::Live;
 use super::refusal::Refusal;
 use super::respond;
 
-/// Life of the login cookie: as long as a login may take.
-pub(super) const LOGIN_COOKIE: Duration = Duration::from_secs(15 * 60);
 /// Largest form: an authorization response or a logout.
 const FORM: usize = 64 * 1024;
 /// Longest wait for a form's bytes.
@@ -44,7 +42,7 @@ const PASSED_ON: [&str; 5] = [
 
 /// One of our endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
+pub(super) enum Endpoint {
     /// `login`
     Login,
     /// `callback` or `callback/<provider>`
@@ -65,7 +63,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// The endpoint of a canonical path, if it is below `base_path`.
-    pub fn of(path: &str, base_path: &str) -> Option<Self> {
+    pub(super) fn of(path: &str, base_path: &str) -> Option<Self> {
         let rest = path.strip_prefix(base_path)?;
         if !rest.is_empty() && !rest.starts_with('/') {
             return None;
@@ -98,13 +96,13 @@ impl Endpoint {
 
 /// What the endpoints need beside the request.
 #[derive(Debug)]
-pub struct Endpoints<'a> {
+pub(super) struct Endpoints<'a> {
     /// The request's context.
-    pub ctx: &'a mut Context,
+    pub(super) ctx: &'a mut Context,
     /// Renews tokens.
-    pub refresher: &'a Arc<Refresher>,
+    pub(super) refresher: &'a Arc<Refresher>,
     /// Time.
-    pub clock: &'a SharedClock,
+    pub(super) clock: &'a SharedClock,
 }
 
 impl Endpoints<'_> {
@@ -112,7 +110,7 @@ impl Endpoints<'_> {
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn answer(
+    pub(super) async fn answer(
         self,
         endpoint: Endpoint,
         exchange: &mut Exchange,
@@ -120,7 +118,7 @@ impl Endpoints<'_> {
         let head = exchange.req_header().as_owned_parts();
         let allowed = endpoint.allows();
         if endpoint == Endpoint::Unknown {
-            return Ok(self.refuse(&head, Refusal::NoRoute));
+            return Ok(self.refuse(&head, &Refusal::NoRoute));
         }
         let method = if head.method == Method::HEAD {
             &Method::GET
@@ -128,12 +126,12 @@ impl Endpoints<'_> {
             &head.method
         };
         if !allowed.split(", ").any(|allow| allow == method.as_str()) {
-            return Ok(self.refuse(&head, Refusal::Method { allow: allowed }));
+            return Ok(self.refuse(&head, &Refusal::Method { allow: allowed }));
         }
         let form = if head.method == Method::POST {
             match read_form(exchange).await? {
                 Some(form) => form,
-                None => return Ok(self.refuse(&head, Refusal::BodyTooLarge)),
+                None => return Ok(self.refuse(&head, &Refusal::BodyTooLarge)),
             }
         } else {
             String::new()
@@ -153,7 +151,7 @@ impl Endpoints<'_> {
             Endpoint::LogoutLocal => self.logout_local(&head).await,
             Endpoint::Session => self.session(&head).await,
             Endpoint::SessionRefresh => self.session_refresh(&head).await,
-            Endpoint::Unknown => self.refuse(&head, Refusal::NoRoute),
+            Endpoint::Unknown => self.refuse(&head, &Refusal::NoRoute),
         })
     }
 
@@ -169,7 +167,7 @@ impl Endpoints<'_> {
         &self.ctx.live.config.public_origins[self.ctx.origin]
     }
 
-    fn refuse(self, head: &Parts, refusal: Refusal) -> Answer {
+    fn refuse(self, head: &Parts, refusal: &Refusal) -> Answer {
         respond::refuse(self.ctx, head, refusal)
     }
 
@@ -207,7 +205,7 @@ impl Endpoints<'_> {
             origin: self.origin(),
             return_to: return_to.clone(),
             provider: provider.as_deref(),
-            login_cookie: login_cookie(self.config(), head),
+            login_cookie: cookies::login(self.config(), head),
             extra,
             client: self.ctx.client.ip,
             automatic: false,
@@ -221,13 +219,12 @@ impl Endpoints<'_> {
 
     async fn callback(self, head: &Parts, provider: Option<&str>, query: &str) -> Answer {
         let config = self.live().config.clone();
-        let old_session =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let old_session = cookies::session(&config, head);
         let callback = Callback {
             origin: self.origin(),
             path_provider: provider,
             query,
-            login_cookie: login_cookie(&config, head),
+            login_cookie: cookies::login(&config, head),
             old_session: old_session.as_ref(),
         };
         match self.live().login.finish(callback).await {
@@ -238,16 +235,14 @@ impl Endpoints<'_> {
                 ..
             }) => {
                 self.ctx.decision = "signed_in";
-                Answer::redirect(StatusCode::SEE_OTHER, &location)
-                    .with(header::SET_COOKIE, session_cookie(&config, Some(&id)))
+                respond::signed_in(self.ctx, &location)
+                    .with(header::SET_COOKIE, cookies::set_session(&config, &id))
                     .with(
                         header::SET_COOKIE,
-                        respond::login_cookie(&config, &login_cookie),
+                        cookies::set_login(&config, &login_cookie),
                     )
             }
-            Ok(Finished::Already { location }) => {
-                Answer::redirect(StatusCode::SEE_OTHER, &location)
-            }
+            Ok(Finished::Already { location }) => respond::signed_in(self.ctx, &location),
             Err(error) => {
                 let retry = self.live().login.retry_target(query);
                 respond::callback_refused(self.ctx, head, &error, retry.as_deref())
@@ -256,6 +251,10 @@ impl Endpoints<'_> {
     }
 
     async fn logout(self, head: &Parts, form: &str) -> Answer {
+        if fetch::is_prefetch(&head.headers) {
+            // Looking ahead ends no session either.
+            return Answer::empty(StatusCode::NO_CONTENT);
+        }
         let redirect = parameter(head.uri.query().unwrap_or_default(), "redirect")
             .or_else(|| parameter(form, "redirect"));
         let config = self.live().config.clone();
@@ -273,8 +272,7 @@ impl Endpoints<'_> {
             // A foreign page may not log anyone out, but it may ask (CSRF-06).
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
-        let presented =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let presented = cookies::session(&config, head);
         match self
             .live()
             .logout
@@ -292,9 +290,9 @@ impl Endpoints<'_> {
                     Next::Location(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
                     Next::SignedOut => respond::signed_out(self.ctx),
                 };
-                answer.with(header::SET_COOKIE, session_cookie(&config, None))
+                answer.with(header::SET_COOKIE, cookies::clear_session(&config))
             }
-            Err(_) => self.refuse(head, Refusal::Login(ErrorPage::LogoutFailed)),
+            Err(_) => self.refuse(head, &Refusal::Login(ErrorPage::LogoutFailed)),
         }
     }
 
@@ -309,10 +307,9 @@ impl Endpoints<'_> {
     async fn logout_local(self, head: &Parts) -> Answer {
         let config = self.live().config.clone();
         if asked_elsewhere(head, &config) {
-            return self.refuse(head, Refusal::CrossSite);
+            return self.refuse(head, &Refusal::CrossSite);
         }
-        let presented =
-            cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse);
+        let presented = cookies::session(&config, head);
         match self
             .live()
             .logout
@@ -322,9 +319,9 @@ impl Endpoints<'_> {
             Ok(_) => {
                 self.ctx.decision = "signed_out";
                 Answer::empty(StatusCode::NO_CONTENT)
-                    .with(header::SET_COOKIE, session_cookie(&config, None))
+                    .with(header::SET_COOKIE, cookies::clear_session(&config))
             }
-            Err(_) => self.refuse(head, Refusal::StoreUnavailable),
+            Err(_) => self.refuse(head, &Refusal::StoreUnavailable),
         }
     }
 
@@ -333,31 +330,31 @@ impl Endpoints<'_> {
             Ok(Presented::Session(_, found)) => self.tell(&found),
             Ok(Presented::None(gone)) => self.refuse_api(
                 head,
-                Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+                &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
             ),
-            Err(_) => self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(_) => self.refuse_api(head, &Refusal::StoreUnavailable),
         }
     }
 
     async fn session_refresh(self, head: &Parts) -> Answer {
         let config = self.live().config.clone();
         if asked_elsewhere(head, &config) {
-            return self.refuse_api(head, Refusal::CrossSite);
+            return self.refuse_api(head, &Refusal::CrossSite);
         }
         let (id, found) = match decide::present(self.live(), head, true).await {
             Ok(Presented::Session(id, found)) => (id, found),
             Ok(Presented::None(gone)) => {
                 return self.refuse_api(
                     head,
-                    Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
+                    &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
                 );
             }
-            Err(_) => return self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
         };
         let Some(provider) = self.live().provider_of(&found.session).cloned() else {
             return self.refuse_api(
                 head,
-                Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
+                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
             );
         };
         match self.refresher.force(&id, &found, &provider).await {
@@ -367,19 +364,19 @@ impl Endpoints<'_> {
             }),
             Err(RefreshError::Ended) => self.refuse_api(
                 head,
-                Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
+                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
             ),
             // Nothing to refresh with: the session is what it is.
             Err(RefreshError::NoRefreshToken) => self.tell(&found),
             Err(RefreshError::Unavailable { retry_after }) => {
-                self.refuse_api(head, Refusal::ProviderUnavailable { retry_after })
+                self.refuse_api(head, &Refusal::ProviderUnavailable { retry_after })
             }
-            Err(RefreshError::Store) => self.refuse_api(head, Refusal::StoreUnavailable),
+            Err(RefreshError::Store) => self.refuse_api(head, &Refusal::StoreUnavailable),
         }
     }
 
     /// Scripts call these endpoints: never a page, never a redirect (BFF-02).
-    fn refuse_api(self, head: &Parts, refusal: Refusal) -> Answer {
+    fn refuse_api(self, head: &Parts, refusal: &Refusal) -> Answer {
         respond::problem(self.ctx, head, refusal)
     }
 
@@ -441,20 +438,6 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(key, _)| key == name)
         .map(|(_, value)| value.into_owned())
-}
-
-/// The login cookie of a request.
-pub fn login_cookie<'h>(config: &Config, head: &'h Parts) -> Option<&'h str> {
-    cookie::find(&head.headers, &config.session.cookie.login_name).next()
-}
-
-/// `Set-Cookie` of the session: its id, or its end.
-fn session_cookie(config: &Config, id: Option<&SessionId>) -> HeaderValue {
-    let cookie = &config.session.cookie;
-    match id {
-        Some(id) => SetCookie::session(cookie, id.expose(), None).to_value(),
-        None => SetCookie::session(cookie, "", None).clear(),
-    }
 }
 
 /// Reads a form; `None` when it is too large or not a form.

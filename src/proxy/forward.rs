@@ -4,11 +4,14 @@
 //! `Connection` (PROXY-02).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::config::model::{Access, CrossSite, TokenKind};
 use crate::route::{CompiledRoute, lookup};
+use crate::session::Session;
+use crate::web::headers::Edit;
 use crate::web::trace::Trace;
 use crate::web::{cookie, forwarded, headers};
 
@@ -16,59 +19,92 @@ use super::context::Context;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// A request's head as pingora keeps it: the map, and beside it the names as they were spelt.
+struct Head<'a>(&'a mut RequestHeader);
+
+impl Edit for Head<'_> {
+    fn fields(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+
+    fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        // Fails for names that are none: this one is.
+        let _ = self.0.insert_header(name, value);
+    }
+}
+
 /// Rewrites the head of a request on its way upstream.
-pub(super) fn request(upstream: &mut RequestHeader, ctx: &Context, route: &CompiledRoute) {
-    let mut parts = upstream.as_owned_parts();
-    let map = &mut parts.headers;
+///
+/// # Errors
+/// When the target cannot be set: the request must not go out with another one than was decided on.
+pub(super) fn request(
+    upstream: &mut RequestHeader,
+    ctx: &Context,
+    route: &CompiledRoute,
+) -> pingora::Result<()> {
+    let head = &mut Head(upstream);
     let config = &ctx.live.config;
 
     let cookie_names = &config.session.cookie;
-    cookie::strip(map, &[&cookie_names.name, &cookie_names.login_name]);
-    route.owned.strip(map);
-    if let Ok(host) = HeaderValue::try_from(config.public_origins[ctx.origin].authority()) {
-        forwarded::apply(map, &ctx.client, host);
-    }
-    map.insert(X_REQUEST_ID, ctx.request_id.to_value());
-    Trace::of(map).apply(map);
+    cookie::strip(head, &[&cookie_names.name, &cookie_names.login_name]);
+    route.owned.strip(head);
+    forwarded::apply(head, &ctx.client, ctx.live.authorities[ctx.origin].clone());
+    head.set(X_REQUEST_ID, ctx.request_id.to_value());
+    Trace::of(head.fields()).apply(head);
 
     for name in &route.config.headers.request_remove {
-        map.remove(name);
+        head.remove(name);
     }
     for (name, value) in &route.config.headers.request_set {
-        map.insert(name.clone(), value.clone());
+        head.set(name.clone(), value.clone());
     }
     if let Some(session) = &ctx.session {
-        let token = match route.config.token.kind {
-            TokenKind::Access if route.config.token.header == header::AUTHORIZATION => {
-                session.tokens.bearer.clone()
-            }
-            TokenKind::Access => sensitive(session.tokens.access.expose().to_owned()),
-            TokenKind::Id => session.tokens.id.as_ref().and_then(|id| {
-                let id = id.expose();
-                sensitive(if route.config.token.header == header::AUTHORIZATION {
-                    format!("Bearer {id}")
-                } else {
-                    id.to_owned()
-                })
-            }),
-            TokenKind::None => None,
-        };
-        if let Some(token) = token {
-            map.insert(route.config.token.header.clone(), token);
+        if let Some(token) = token(session, route) {
+            head.set(route.config.token.header.clone(), token);
         }
         for (name, path) in &route.config.claims_to_headers {
             if let Some(value) = lookup(path, &session.claims).and_then(headers::claim_value) {
-                map.insert(name.clone(), value);
+                head.set(name.clone(), value);
             }
         }
     }
-    if let Some(target) = &ctx.target {
-        let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.path_and_query = target.path_and_query().cloned();
-        // The old scheme and authority with a valid path make a valid URI; else the target alone does.
-        parts.uri = Uri::from_parts(uri).unwrap_or_else(|_| target.clone());
+    match &ctx.target {
+        None => Ok(()),
+        Some(target) if upstream.uri.authority().is_none() => upstream.set_raw_path(target),
+        Some(target) => {
+            // HTTP/2 carries the authority in the URI.
+            let mut uri = upstream.uri.clone().into_parts();
+            uri.path_and_query = PathAndQuery::try_from(target.as_slice()).ok();
+            let uri = Uri::from_parts(uri).map_err(|_| {
+                pingora::Error::explain(pingora::ErrorType::HTTPStatus(400), "target")
+            })?;
+            upstream.set_uri(uri);
+            Ok(())
+        }
     }
-    *upstream = RequestHeader::from(parts);
+}
+
+/// What is shown at the upstream's door. The configuration names the header; the bearer form is made once per token.
+fn token(session: &Session, route: &CompiledRoute) -> Option<HeaderValue> {
+    let as_bearer = route.config.token.header == header::AUTHORIZATION;
+    let tokens = &session.tokens;
+    match route.config.token.kind {
+        TokenKind::Access if as_bearer => tokens.bearer.clone(),
+        TokenKind::Access => sensitive(tokens.access.expose().to_owned()),
+        TokenKind::Id => {
+            let id = tokens.id.as_ref()?.expose();
+            sensitive(if as_bearer {
+                format!("Bearer {id}")
+            } else {
+                id.to_owned()
+            })
+        }
+        TokenKind::None => None,
+    }
 }
 
 fn sensitive(text: String) -> Option<HeaderValue> {

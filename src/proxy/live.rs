@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use crate::clock::SharedClock;
 use crate::config::model::{Access, Config};
 use crate::login::{self, Login};
@@ -30,6 +32,8 @@ pub struct Live {
     pub login: Login,
     /// Logging out.
     pub logout: Logout,
+    /// `X-Forwarded-Host` for each public origin, by its index.
+    pub authorities: Vec<HeaderValue>,
     /// Series of our own endpoints.
     pub own: RouteSeries,
     /// Series of requests that no route took.
@@ -83,17 +87,13 @@ impl Live {
             .providers
             .iter()
             .map(|wanted| {
-                let known =
-                    old.and_then(|old| old.providers.iter().find(|known| known.config() == wanted));
-                match known {
-                    Some(known) => Ok(known.clone()),
-                    None => {
-                        metrics.know_provider(&wanted.name);
-                        Provider::new(wanted.clone(), clock.clone(), metrics.clone())
-                            .map(Arc::new)
-                            .map_err(|problem| format!("provider {}: {problem}", wanted.name))
-                    }
+                let mut known = old.iter().flat_map(|old| &old.providers);
+                if let Some(known) = known.find(|known| known.config() == wanted) {
+                    return Ok(known.clone());
                 }
+                Provider::new(wanted.clone(), clock.clone(), metrics.clone())
+                    .map(Arc::new)
+                    .map_err(|problem| format!("provider {}: {problem}", wanted.name))
             })
             .collect::<Result<Vec<_>, String>>()?;
         let known_upstreams = old
@@ -141,6 +141,14 @@ impl Live {
             metrics.clone(),
         );
         Ok(Self {
+            authorities: config
+                .public_origins
+                .iter()
+                .map(|origin| {
+                    HeaderValue::try_from(origin.authority())
+                        .map_err(|_| format!("public_url: {}: not a header value", origin.text))
+                })
+                .collect::<Result<_, _>>()?,
             table: Table::compile(&config),
             routes,
             providers,

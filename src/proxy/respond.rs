@@ -4,24 +4,30 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-use crate::config::model::{Config, OnUnauthenticated};
+use crate::config::model::{Config, OnUnauthenticated, SameSite};
 use crate::login::{CallbackError, Start, StartError, Started};
 use crate::pages::{self, Choice, ErrorPage, PageContext};
-use crate::web::cookie::SetCookie;
+use crate::web::cookie;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
 use super::answer::Answer;
 use super::context::Context;
-use super::endpoints::{self, LOGIN_COOKIE};
+use super::cookies;
 use super::refusal::{Refusal, SOON};
 
 /// Answers a refusal; a navigation without session is sent to log in.
 pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
     if !matches!(refusal, Refusal::Unauthenticated(_)) || !wants_login(ctx, head) {
-        return refuse(ctx, head, refusal);
+        return refuse(ctx, head, &refusal);
     }
     let return_to = here(ctx, head);
+    if strict_cookie_held_back(ctx, head) {
+        ctx.decision = "own";
+        let config = ctx.live.config.clone();
+        let page = pages::onward(page_context(&config, ctx), &return_to);
+        return Answer::page(StatusCode::OK, page);
+    }
     let live = ctx.live.clone();
     let provider = ctx
         .route
@@ -31,7 +37,7 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         origin: &live.config.public_origins[ctx.origin],
         return_to: return_to.clone(),
         provider: provider.as_deref(),
-        login_cookie: endpoints::login_cookie(&live.config, head),
+        login_cookie: cookies::login(&live.config, head),
         extra: Vec::new(),
         client: ctx.client.ip,
         automatic: true,
@@ -61,6 +67,18 @@ fn wants_login(ctx: &Context, head: &Parts) -> bool {
     wanted && !fetch::is_prefetch(&head.headers)
 }
 
+/// Whether the session may be there although no cookie came: `SameSite=Strict` ones stay behind when another site sends the
+/// browser, and every way back from a provider is such a one (RFC 6265bis §5.8.3).
+///
+/// The request that the page in between makes is our own and never answers to this: nothing goes round in circles.
+fn strict_cookie_held_back(ctx: &Context, head: &Parts) -> bool {
+    let cookie = &ctx.live.config.session.cookie;
+    cookie.same_site == SameSite::Strict
+        && head.method == Method::GET
+        && fetch::sent_by_another_site(&head.headers)
+        && cookie::find(&head.headers, &cookie.name).next().is_none()
+}
+
 /// Where the request was going, to return to after the login.
 fn here(ctx: &Context, head: &Parts) -> String {
     let config = &ctx.live.config;
@@ -78,13 +96,8 @@ fn here(ctx: &Context, head: &Parts) -> String {
 pub(super) fn to_provider(config: &Config, started: &Started) -> Answer {
     Answer::redirect(StatusCode::FOUND, &started.location).with(
         header::SET_COOKIE,
-        login_cookie(config, &started.login_cookie),
+        cookies::set_login(config, &started.login_cookie),
     )
-}
-
-/// `Set-Cookie` of the login cookie.
-pub(super) fn login_cookie(config: &Config, value: &str) -> HeaderValue {
-    SetCookie::login(&config.session.cookie, value, Some(LOGIN_COOKIE)).to_value()
 }
 
 /// Answers a login that could not be started.
@@ -104,7 +117,7 @@ pub(super) fn start_refused(
         StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
     };
     let retry = login_url(&ctx.live.config, Some(return_to));
-    answer(ctx, head, refusal, Some(&retry), None)
+    answer(ctx, head, &refusal, Some(&retry), None)
 }
 
 /// Answers a login that could not be finished; `return_to` is where it was going, if that could be told.
@@ -128,17 +141,18 @@ pub(super) fn callback_refused(
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
     let retry = login_url(&ctx.live.config, return_to);
-    answer(ctx, head, refusal, Some(&retry), code)
+    answer(ctx, head, &refusal, Some(&retry), code)
 }
 
 /// Answers a refusal, as a page or as a problem document, whichever the client reads.
-pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answer {
     let config = ctx.live.config.clone();
-    let retry = match &refusal {
+    let retry = match refusal {
         Refusal::Unauthenticated(_) => {
             let back = (head.method == Method::GET).then(|| here(ctx, head));
             Some(login_url(&config, back.as_deref()))
         }
+        Refusal::Login(ErrorPage::LogoutFailed) => Some(format!("{}/logout", config.base_path)),
         Refusal::Misdirected => Some(config.main_origin().text.to_string()),
         Refusal::ProviderUnavailable { .. } | Refusal::StoreUnavailable | Refusal::Upstream(_)
             if head.method == Method::GET =>
@@ -153,7 +167,7 @@ pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answe
 fn answer(
     ctx: &mut Context,
     head: &Parts,
-    refusal: Refusal,
+    refusal: &Refusal,
     retry: Option<&str>,
     code: Option<&str>,
 ) -> Answer {
@@ -169,11 +183,11 @@ fn answer(
         sign_out: Some(&sign_out),
         code,
     });
-    finish(ctx, &refusal, Answer::page(refusal.status(), page), &config)
+    finish(ctx, refusal, Answer::page(refusal.status(), page), &config)
 }
 
 /// Answers a refusal with a problem document (RFC 9457).
-pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
+pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answer {
     let config = ctx.live.config.clone();
     let signing_in_helps = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::Login(_));
     // A script wants to come back to its page, not to its own address: the Referer names it, when it is one of ours.
@@ -188,7 +202,7 @@ pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answ
         ctx.request_id.as_str(),
     );
     let answer = Answer::json(page.status(), "application/problem+json", body);
-    finish(ctx, &refusal, answer, &config)
+    finish(ctx, refusal, answer, &config)
 }
 
 fn referring_page(ctx: &Context, head: &Parts) -> Option<String> {
@@ -263,6 +277,21 @@ fn chooser(ctx: &mut Context, return_to: &str) -> Answer {
     Answer::page(
         StatusCode::OK,
         pages::chooser(page_context(&config, ctx), &choices),
+    )
+}
+
+/// Sends a browser that is signed in on to where it was going.
+///
+/// The redirects from the provider count as cross-site up to their end, where a `Strict` cookie would be held back and
+/// the next login begin. A page of ours that navigates by itself breaks the chain (COOKIE-03).
+pub(super) fn signed_in(ctx: &Context, location: &str) -> Answer {
+    let config = &ctx.live.config;
+    if config.session.cookie.same_site != SameSite::Strict {
+        return Answer::redirect(StatusCode::SEE_OTHER, location);
+    }
+    Answer::page(
+        StatusCode::OK,
+        pages::onward(page_context(config, ctx), location),
     )
 }
 

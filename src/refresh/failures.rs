@@ -107,7 +107,11 @@ mod tests {
         let asked = Duration::from_secs(120);
         let pause = failures.note(key, START, Some(asked));
         assert!(pause >= asked && pause <= asked.mul_f64(1.11));
-        assert!(failures.cooling(key, START.plus(asked - FIRST)).is_some());
+        assert!(
+            failures
+                .cooling(key, START.plus(asked).minus(FIRST))
+                .is_some()
+        );
         assert_eq!(failures.cooling(key, START.plus(asked * 2)), None);
         assert!(failures.note(key, START, Some(Duration::MAX)) < LONGEST_WISH * 2);
         assert!(failures.note(key, START, Some(Duration::ZERO)) >= FIRST);

@@ -22,6 +22,8 @@ use crate::session::{
     bearer,
 };
 
+mod persist;
+
 /// What a flight works with.
 pub(super) struct Flight<E> {
     pub(super) id: SessionId,
@@ -74,13 +76,15 @@ impl<E: TokenEndpoint> Flight<E> {
             None => Revocable::Access(&leftover.access),
         };
         let revoked = timeout(CLEAN_UP, self.endpoint.revoke(token)).await;
-        if !matches!(revoked, Ok(Ok(()))) {
-            warn!(
-                provider = self.endpoint.name(),
-                session = self.short(),
-                "tokens of a session that is gone could not be revoked"
-            );
-        }
+        let revoked = matches!(revoked, Ok(Ok(())));
+        info!(
+            target: "audit",
+            event = "token.revoked",
+            result = if revoked { "success" } else { "failure" },
+            provider = self.endpoint.name(),
+            session = self.short(),
+            "tokens of a session that is gone were given back"
+        );
     }
 
     /// Waits for the lease, or for whoever has it to bring a newer session.
@@ -187,10 +191,15 @@ impl<E: TokenEndpoint> Flight<E> {
     /// Runs `work` while the lease is kept alive.
     async fn holding<T>(&self, lease: &Lease, work: impl Future<Output = T>) -> T {
         let keep = async {
+            let mut pause = self.sessions.lease_ttl() / 3;
             loop {
-                sleep(self.sessions.lease_ttl() / 3).await;
-                // A store that is away for a moment is asked again; a lost lease shows when it comes to writing.
-                let _ = self.sessions.renew(&self.id, lease).await;
+                sleep(pause).await;
+                // A store that was away is asked at short notice: our lease may have run out there, and the next who
+                // asks for it gets it. A lease that is lost to another shows when it comes to writing.
+                pause = match self.sessions.renew(&self.id, lease).await {
+                    Ok(_) => self.sessions.lease_ttl() / 3,
+                    Err(StoreError(_)) => LONGEST_POLL / 4,
+                };
             }
         };
         tokio::select! {
@@ -287,36 +296,6 @@ impl<E: TokenEndpoint> Flight<E> {
             )))
     }
 
-    /// Stores the tokens, for as long as it takes while the session lives: a rotated token has no second copy.
-    /// `None` when the session's life is over.
-    async fn store(&self, lease: &Lease, tokens: &Tokens) -> Option<CommitAnswer> {
-        let mut pause = SHORTEST_POLL;
-        let mut reported = false;
-        loop {
-            let wait = match self.sessions.commit(&self.id, lease, tokens).await {
-                Ok(CommitAnswer::Held { retry_in }) => retry_in.min(LONGEST_POLL),
-                Ok(answer) => return Some(answer),
-                Err(StoreError(reason)) => {
-                    if !reported {
-                        reported = true;
-                        error!(
-                            provider = self.endpoint.name(),
-                            session = self.short(),
-                            reason,
-                            "refreshed tokens are not stored yet; trying on"
-                        );
-                    }
-                    pause
-                }
-            };
-            if self.now() >= lease.session.expires_at {
-                return None;
-            }
-            sleep(spread(wait.max(SHORTEST_POLL), 0.5, 1.0)).await;
-            pause = (pause * 2).min(LONGEST_POLL);
-        }
-    }
-
     /// `invalid_grant`: ends the session, unless a sibling knows better (REFRESH-20).
     async fn rejected(&self, lease: Lease) -> Step {
         match self.end(&lease).await {
@@ -349,22 +328,6 @@ impl<E: TokenEndpoint> Flight<E> {
             }
             // Not known to have ended, but nobody is served from it here.
             Some(EndAnswer::Held { .. }) | None => Step::Land(Outcome::Store, Some(leftover)),
-        }
-    }
-
-    /// Ends the session; tries for as long as a lease lives when the store is away. `None` when it stays away.
-    async fn end(&self, lease: &Lease) -> Option<EndAnswer> {
-        let deadline = Instant::now() + Sessions::LEASE;
-        let mut pause = SHORTEST_POLL;
-        loop {
-            if let Ok(answer) = self.sessions.end(&self.id, lease).await {
-                return Some(answer);
-            }
-            if Instant::now() + pause >= deadline {
-                return None;
-            }
-            sleep(spread(pause, 0.5, 1.0)).await;
-            pause = (pause * 2).min(LONGEST_POLL);
         }
     }
 
@@ -408,6 +371,15 @@ impl<E: TokenEndpoint> Flight<E> {
         self.ended_as(result);
         let key = self.id.record_key();
         let retry_after = self.failures.note(key, self.now(), retry_after);
+        info!(
+            target: "audit",
+            event = "refresh.failed",
+            reason = result.label(),
+            provider = self.endpoint.name(),
+            session = self.short(),
+            retry_after_ms = millis(retry_after),
+            "token refresh failed"
+        );
         // Should that fail, siblings wait for the lease to run out, which is a pause as well.
         let _ = self.sessions.give_up(&self.id, lease, retry_after).await;
         Step::Land(Outcome::Unavailable { retry_after }, None)
@@ -466,6 +438,10 @@ impl<E: TokenEndpoint> Flight<E> {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Leftover {

@@ -27,8 +27,8 @@ pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> F
     if left <= ON_THE_WAY.min(life / 10) {
         return Freshness::Expired;
     }
-    let window = refresh_before.min(life / 2);
-    if left <= window - window / 1000 * jitter(tokens.refreshed_at) {
+    let window = refresh_before.min(life / 2) / 1000 * (1000 - jitter(tokens.refreshed_at));
+    if left <= window {
         Freshness::Ageing
     } else {
         Freshness::Fresh

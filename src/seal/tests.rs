@@ -11,13 +11,15 @@ fn ring(keys: &[&str]) -> KeyRing {
     KeyRing::new(&keys.iter().map(|k| SealingKey::new(*k)).collect::<Vec<_>>())
 }
 
+type Case<'a> = (&'a str, &'a KeyRing, Purpose, &'a [u8], &'a [u8], bool);
+
 #[test]
 fn a_text_opens_only_with_all_that_sealed_it() {
     // SESS-02: neither the configured key nor the cookie alone, nor a record moved elsewhere.
     let keys = ring(&[ONE]);
     let sealed = keys.seal(Purpose::Session, b"cookie", b"record", b"plain");
     let other = ring(&[TWO]);
-    let cases: [(&str, &KeyRing, Purpose, &[u8], &[u8], bool); 8] = [
+    let cases: [Case; 8] = [
         (
             "all of it",
             &keys,

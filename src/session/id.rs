@@ -81,7 +81,10 @@ impl RecordKey {
 
     /// First 12 hex digits, to correlate log lines.
     pub fn short(&self) -> String {
-        self.0[..6].iter().map(|b| format!("{b:02x}")).collect()
+        let shown = self.0[..6]
+            .iter()
+            .fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
+        format!("{shown:012x}")
     }
 
     /// The whole hash.
@@ -146,7 +149,10 @@ mod tests {
         assert_ne!(one.expose(), two.expose());
         assert_ne!(one.record_key(), two.record_key());
         assert_eq!(format!("{one:?}"), "SessionId(..)");
-        assert_eq!(one.record_key().short().len(), 12);
+        let zeros = RecordKey([0; 32]);
+        assert_eq!(zeros.short(), "000000000000");
+        let counting = RecordKey(std::array::from_fn(|i| u8::try_from(i).unwrap()));
+        assert_eq!(counting.short(), "000102030405");
     }
 
     #[test]

@@ -27,14 +27,14 @@ mod link;
 mod scripts;
 
 /// Sessions in Redis.
-#[derive(Debug)]
 pub(super) struct Redis {
     link: Link,
     scripts: Scripts,
     prefix: String,
     address: Address,
-    /// Leases asked for without hearing the answer: they may be ours. Bounded.
-    unheard: Cache<RecordKey, Owner>,
+    /// Owners of leases that were asked for without an answer: they may hold without knowing. Nothing was presented
+    /// under them, so the next try takes the same name and finds itself the holder. Bounded.
+    unsure: Cache<RecordKey, Owner>,
     metrics: Arc<Metrics>,
 }
 
@@ -58,7 +58,7 @@ impl Redis {
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
             address,
-            unheard: Cache::new(UNHEARD),
+            unsure: Cache::new(UNSURE),
             metrics,
         })
     }
@@ -85,24 +85,25 @@ impl Redis {
         pipe.hget(&record, "d").pttl(&record);
         let started = Instant::now();
         let answer: Result<(Option<Vec<u8>>, i64), _> = self.link.ask(Command::Pipe(&pipe)).await;
-        let (data, ttl) = match answer {
-            Ok((None, _)) => return self.done(StoreOp::Load, StoreResult::Miss, started, None),
-            Ok((Some(data), ttl)) => (data, ttl),
-            Err(LinkError::WrongType) => {
-                return self.done(StoreOp::Load, StoreResult::Corrupt, started, None);
-            }
+        let (result, loaded) = match answer {
+            Ok((None, _)) => (StoreResult::Miss, None),
+            // A record that does not open is no session, and no error.
+            Ok((Some(data), ttl)) => match open(id, keys, &data) {
+                None => (StoreResult::Corrupt, None),
+                Some(session) => {
+                    let ttl = match ttl {
+                        -1 => None,
+                        // It may have run out between the two commands.
+                        ttl => Some(Duration::from_millis(u64::try_from(ttl).unwrap_or(0))),
+                    };
+                    (StoreResult::Ok, Some(Loaded { session, ttl }))
+                }
+            },
+            Err(LinkError::WrongType) => (StoreResult::Corrupt, None),
             Err(error) => return Err(self.failed(StoreOp::Load, error, started)),
         };
-        let Some(session) = open(id, keys, &data) else {
-            return self.done(StoreOp::Load, StoreResult::Corrupt, started, None);
-        };
-        let ttl = match ttl {
-            -1 => None,
-            // It may have run out between the two commands.
-            ttl => Some(Duration::from_millis(u64::try_from(ttl).unwrap_or(0))),
-        };
-        let loaded = Loaded { session, ttl };
-        self.done(StoreOp::Load, StoreResult::Ok, started, Some(loaded))
+        self.done(StoreOp::Load, result, started);
+        Ok(loaded)
     }
 
     pub(super) async fn create(
@@ -125,11 +126,15 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("PEXPIRE").arg(self.record(key)).arg(millis(ttl));
         let started = Instant::now();
-        match self.link.ask(Command::Pipe(&pipe)).await {
-            Ok((1i64,)) => self.done(StoreOp::Touch, StoreResult::Ok, started, true),
-            Ok(_) => self.done(StoreOp::Touch, StoreResult::Miss, started, false),
-            Err(error) => Err(self.failed(StoreOp::Touch, error, started)),
-        }
+        let answer: Result<(bool,), _> = self.link.ask(Command::Pipe(&pipe)).await;
+        let (there,) = answer.map_err(|error| self.failed(StoreOp::Touch, error, started))?;
+        let result = if there {
+            StoreResult::Ok
+        } else {
+            StoreResult::Miss
+        };
+        self.done(StoreOp::Touch, result, started);
+        Ok(there)
     }
 
     pub(super) async fn delete(
@@ -150,14 +155,15 @@ impl Redis {
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let key = id.record_key();
-        // As the same one as before, or we would wait for a lease that is ours to run out. Taken out, so that no two
-        // who ask at once are the same.
-        let before = self.unheard.remove(&key).map(|(_, owner)| owner);
-        let owner = before.unwrap_or_else(Owner::random);
+        let unsure = self.unsure.remove(&key);
+        let owner = unsure.map_or_else(Owner::random, |(_, owner)| owner);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
         let answer = self.run(StoreOp::Lease, &script).await;
-        let (tag, payload) = answer.inspect_err(|_| self.unheard.insert(key, owner))?;
+        if answer.is_err() {
+            self.unsure.insert(key, owner);
+        }
+        let (tag, payload) = answer?;
         Ok(match &*tag {
             "held" => LeaseAnswer::Held {
                 retry_in: left(&payload),
@@ -253,10 +259,10 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("PING");
         let started = Instant::now();
-        match self.link.ask::<(String,)>(Command::Pipe(&pipe)).await {
-            Ok(_) => self.done(StoreOp::Ping, StoreResult::Ok, started, ()),
-            Err(error) => Err(self.failed(StoreOp::Ping, error, started)),
-        }
+        let answer: Result<(String,), _> = self.link.ask(Command::Pipe(&pipe)).await;
+        answer.map_err(|error| self.failed(StoreOp::Ping, error, started))?;
+        self.done(StoreOp::Ping, StoreResult::Ok, started);
+        Ok(())
     }
 
     /// Runs a script that answers `{tag, payload}`.
@@ -267,27 +273,17 @@ impl Redis {
     ) -> Result<(String, Vec<u8>), StoreError> {
         let started = Instant::now();
         let answer: Result<(String, Vec<u8>), _> = self.link.ask(Command::Script(script)).await;
-        match answer {
-            Ok(answer) => {
-                let result = match &*answer.0 {
-                    "gone" => StoreResult::Miss,
-                    _ => StoreResult::Ok,
-                };
-                self.done(op, result, started, answer)
-            }
-            Err(error) => Err(self.failed(op, error, started)),
-        }
+        let answer = answer.map_err(|error| self.failed(op, error, started))?;
+        let result = match &*answer.0 {
+            "gone" => StoreResult::Miss,
+            _ => StoreResult::Ok,
+        };
+        self.done(op, result, started);
+        Ok(answer)
     }
 
-    fn done<T>(
-        &self,
-        op: StoreOp,
-        result: StoreResult,
-        started: Instant,
-        answer: T,
-    ) -> Result<T, StoreError> {
+    fn done(&self, op: StoreOp, result: StoreResult, started: Instant) {
         self.metrics.store_operated(op, result, started.elapsed());
-        Ok(answer)
     }
 
     fn failed(&self, op: StoreOp, error: LinkError, started: Instant) -> StoreError {
@@ -316,6 +312,12 @@ impl Redis {
     fn key(&self, kind: char, key: RecordKey) -> String {
         let hash = URL_SAFE_NO_PAD.encode(key.as_bytes());
         format!("{}{kind}:{{{hash}}}", self.prefix)
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Redis({})", self.prefix)
     }
 }
 
@@ -410,5 +412,4 @@ pub(super) fn wanted_ttl(
     idle.map_or(absolute, |idle| idle.min(absolute))
 }
 
-/// An outage may catch many; whoever is forgotten waits for the lease to run out.
-const UNHEARD: usize = 10_000;
+const UNSURE: usize = 1000;

@@ -36,7 +36,7 @@ struct Inner {
 #[derive(Debug)]
 enum Store {
     Memory(Memory),
-    Redis(Redis),
+    Redis(Box<Redis>),
 }
 
 /// What a reload may change.
@@ -74,7 +74,9 @@ impl Sessions {
                 metrics.store_connected.set(1);
                 Store::Memory(Memory::new(*entries))
             }
-            model::Store::Redis(redis) => Store::Redis(Redis::new(redis, Arc::clone(&metrics))?),
+            model::Store::Redis(redis) => {
+                Store::Redis(Box::new(Redis::new(redis, Arc::clone(&metrics))?))
+            }
         };
         Ok(Self(Arc::new(Inner {
             store,
@@ -270,7 +272,8 @@ impl Sessions {
                 let found = memory.load(key, self.now(), idle, touch, &self.0.seen);
                 Ok(found.map_or_else(Lookup::Missing, Lookup::Found))
             }
-            Store::Redis(redis) => self.find_in(redis, id, key, touch).await,
+            // Boxed, so that the future stays small where no network is involved.
+            Store::Redis(redis) => Box::pin(self.find_in(redis, id, key, touch)).await,
         }
     }
 

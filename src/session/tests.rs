@@ -10,7 +10,10 @@ use crate::config::model;
 use crate::metrics::Metrics;
 
 mod conformance;
+mod connections;
+mod outages;
 mod redis;
+mod twins;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
@@ -167,7 +170,7 @@ async fn a_commit_that_races_a_logout_never_brings_the_session_back() {
         let (commit, deleted) = (commit.await.unwrap(), delete.await.unwrap().unwrap());
         match commit {
             CommitAnswer::Stored(_) => {
-                assert_eq!(deleted.generation, 1, "logout sees what to revoke")
+                assert_eq!(deleted.generation, 1, "logout sees what to revoke");
             }
             CommitAnswer::Gone => assert_eq!(deleted.generation, 0),
             other => panic!("{other:?}"),
@@ -193,5 +196,14 @@ fn a_token_that_is_no_header_value_makes_none() {
         let value = bearer(&AccessToken::new(token));
         assert_eq!(value.is_some(), ok, "{name}");
         assert!(value.is_none_or(|v| v.is_sensitive()), "{name}");
+    }
+}
+
+#[test]
+fn debug_tells_neither_who_nor_any_token() {
+    let id = SessionId::generate();
+    let text = format!("{:?} {id:?} {:?}", session_at(START), memory().0);
+    for secret in ["alice", "sid-1", "at-0", "rt-0", "id-0", id.expose()] {
+        assert!(!text.contains(secret), "{secret}: {text}");
     }
 }

@@ -59,6 +59,11 @@ pub fn is_prefetch(headers: &HeaderMap) -> bool {
         })
 }
 
+/// Whether the browser says that another site made it ask: then it holds back `SameSite=Strict` cookies.
+pub fn sent_by_another_site(headers: &HeaderMap) -> bool {
+    single(headers, &SEC_FETCH_SITE).is_some_and(|site| site == b"cross-site")
+}
+
 /// Whether an error is better shown as a page: HTML is named in `Accept`, and JSON is not wanted more (RFC 9110 §12.5.1).
 pub fn prefers_html(headers: &HeaderMap) -> bool {
     let (mut html, mut json) = (0, 0);

@@ -1,7 +1,8 @@
 // Starts a real Chromium and gives scripts what they share: arguments, screenshots, result lines, failure reports.
 
 import { createRequire } from 'node:module';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 // The packages are installed beside the provider, where this folder's imports would not look.
@@ -24,17 +25,36 @@ export function expect(truth, message, details = {}) {
   if (!truth) throw Object.assign(new Error(message), { details });
 }
 
+const OPTIONS = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: [
+    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync',
+  ],
+};
+const VIEW = { viewport: { width: 1100, height: 800 } };
+
 /** A browser with an empty profile, closed when stdin does (so it never outlives the test that started it). */
-export async function launch() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
-  process.stdin.on('end', () => browser.close().finally(() => process.exit(1))).resume();
-  return browser;
+async function launch({ blocked }) {
+  const { context, end } = blocked ? await withoutCookies() : await ordinary();
+  process.stdin.on('end', () => end().finally(() => process.exit(1))).resume();
+  return { context, end };
+}
+
+async function ordinary() {
+  const browser = await chromium.launch(OPTIONS);
+  return { context: await browser.newContext(VIEW), end: () => browser.close() };
+}
+
+/** As a person who has switched cookies off: a setting of the profile, so there must be one. */
+async function withoutCookies() {
+  const profile = mkdtempSync(join(tmpdir(), 'daypass-browser-'));
+  mkdirSync(join(profile, 'Default'));
+  const settings = { profile: { default_content_setting_values: { cookies: 2 } } };
+  writeFileSync(join(profile, 'Default', 'Preferences'), JSON.stringify(settings));
+  const context = await chromium.launchPersistentContext(profile, { ...OPTIONS, ...VIEW });
+  const end = () => context.close().finally(() => rmSync(profile, { recursive: true, force: true }));
+  return { context, end };
 }
 
 /** Takes `NAME.light.png` and `NAME.dark.png` of the page as it stands. */
@@ -48,10 +68,18 @@ export async function shoot(page, directory, name) {
   await page.emulateMedia({ colorScheme: 'light' });
 }
 
+/** Collects what the browser says about violated content security policies, from here on. */
+export function watchPolicy(page) {
+  const violations = [];
+  page.on('console', (message) => {
+    if (message.text().includes('Content Security Policy')) violations.push(message.text());
+  });
+  return violations;
+}
+
 /** Runs `script(page, context)` in a fresh browser; a failure is a result line, a screenshot and exit status 1. */
-export async function run(directory, script) {
-  const browser = await launch();
-  const context = await browser.newContext({ viewport: { width: 1100, height: 800 } });
+export async function run(directory, script, { blocked = false } = {}) {
+  const { context, end } = await launch({ blocked });
   const page = await context.newPage();
   page.setDefaultTimeout(15_000);
   let status = 0;
@@ -65,6 +93,6 @@ export async function run(directory, script) {
     say({ step: 'failed', ok: false, error: error.message, details: error.details, url, text: text.slice(0, 2000) });
     await shoot(page, directory, 'failed').catch(() => {});
   }
-  await browser.close();
+  await end();
   process.exit(status);
 }

@@ -1,14 +1,14 @@
 // Goes the whole way with a real browser: sign in, browse, outlive an access token, sign out, be asked again.
 //
 //   node flow.mjs --url http://127.0.0.1:8080 --provider http://127.0.0.1:9000 [--expiry 5] [--user jane]
-//                 [--shots DIR] [--base-path /oauth2]
+//                 [--shots DIR] [--base-path /oauth2] [--until from_elsewhere]
 //
 // `expiry` is the life of an access token in seconds. The upstream must be the echo of the test machinery, the
 // provider npm oidc-provider (two forms) or the scripted one with its sign-in page (one button a user).
 
-import { expect, options, run, say, shoot } from './browser.mjs';
+import { expect, options, run, say, shoot, watchPolicy } from './browser.mjs';
 
-const given = options({ user: 'jane', expiry: '5', shots: '', 'base-path': '/oauth2' });
+const given = options({ user: 'jane', expiry: '5', shots: '', until: '', 'base-path': '/oauth2' });
 const home = new URL('/', given.url).href;
 const origin = new URL(given.url).origin;
 const provider = new URL(given.provider).origin;
@@ -35,7 +35,25 @@ async function signIn(page, shots) {
   expect(at(page) === origin, 'the provider must send us back', { at: at(page) });
 }
 
+/** Follows a link on a page of another site. */
+async function fromElsewhere(page, url) {
+  await page.goto('data:text/html,<!doctype html><title>elsewhere</title>');
+  await page.evaluate((href) => {
+    document.body.append(Object.assign(document.createElement('a'), { href, textContent: 'kittens' }));
+  }, url);
+  await Promise.all([page.waitForURL(`${origin}/**`), page.click('a')]);
+}
+
+/** Says yes where the provider asks whether to sign out. */
+async function confirmAtProvider(page) {
+  if (at(page) !== provider) return;
+  await shoot(page, given.shots, 'provider-sign-out');
+  const yes = page.locator('button[name=logout], button[type=submit]').first();
+  await Promise.all([page.waitForURL(`${origin}/**`), yes.click()]);
+}
+
 await run(given.shots, async (page, context) => {
+  const violations = watchPolicy(page);
   let asked = 0;
   page.on('framenavigated', (frame) => {
     if (frame === page.mainFrame() && new URL(frame.url()).origin === provider) asked += 1;
@@ -67,6 +85,12 @@ await run(given.shots, async (page, context) => {
   say({ step: 'session', ok: true, session: session.body });
 
   const before = asked;
+  await fromElsewhere(page, `${home}orders/7`);
+  expect((await fingerprint(page)) !== 'none', 'a link of another site must find us signed in');
+  expect(asked === before, 'nobody must be asked to sign in for that');
+  say({ step: 'from_elsewhere', ok: true });
+  if (given.until === 'from_elsewhere') return;
+
   await page.waitForTimeout((Number(given.expiry) + 1) * 1000);
   await page.reload();
   const second = await fingerprint(page);
@@ -75,16 +99,10 @@ await run(given.shots, async (page, context) => {
   say({ step: 'refreshed', ok: true, before: first, after: second });
 
   // A link on somebody else's page must not sign the user out.
-  await page.setContent('<!doctype html><title>elsewhere</title>');
-  await page.goto('data:text/html,<!doctype html><title>elsewhere</title>');
-  await page.evaluate((url) => {
-    const link = Object.assign(document.createElement('a'), { href: url, textContent: 'kittens' });
-    document.body.append(link);
-  }, own('logout'));
-  await Promise.all([page.waitForURL(`${origin}/**`), page.click('a')]);
+  await fromElsewhere(page, own('logout'));
   await shoot(page, given.shots, 'confirm');
   say({ step: 'confirm', ok: true, title: await page.title(), heading: await page.innerText('h1') });
-  await page.goto(home);
+  await Promise.all([page.waitForNavigation(), page.getByRole('link', { name: 'Stay signed in' }).click()]);
   expect(at(page) === origin && (await fingerprint(page)) !== 'none', 'a foreign link must not sign us out');
 
   await page.goto(own('callback?error=access_denied&state=none'));
@@ -93,11 +111,7 @@ await run(given.shots, async (page, context) => {
 
   await page.goto(home);
   await Promise.all([page.waitForNavigation(), page.click('nav a.out')]);
-  if (at(page) === provider) {
-    await shoot(page, given.shots, 'provider-sign-out');
-    const yes = page.locator('button[name=logout], button[type=submit]').first();
-    await Promise.all([page.waitForURL(`${origin}/**`), yes.click()]);
-  }
+  await confirmAtProvider(page);
   await shoot(page, given.shots, 'signed-out');
   const left = (await context.cookies(home)).filter((cookie) => cookie.name.includes('daypass') && cookie.value);
   say({ step: 'signed_out', ok: true, title: await page.title(), cookies: left.map((cookie) => cookie.name) });
@@ -107,7 +121,18 @@ await run(given.shots, async (page, context) => {
   expect((await page.locator('input[name=login], button[name=username]').count()) > 0, 'the provider must show its form');
   say({ step: 'asked_again', ok: true });
 
+  // Once more, and out through our own form, whose policy names the places its answer may lead to.
+  await signIn(page, '');
+  expect((await fingerprint(page)) !== 'none', 'we must be signed in again');
+  await fromElsewhere(page, own('logout'));
+  await Promise.all([page.waitForNavigation(), page.getByRole('button', { name: 'Sign out' }).click()]);
+  await confirmAtProvider(page);
+  say({ step: 'signed_out_by_form', ok: true, path: new URL(page.url()).pathname, heading: await page.innerText('h1') });
+  await page.goto(home);
+  expect(at(page) === provider, 'after that, too, we must be asked', { at: at(page) });
+
   await page.goto(`${home}public`);
   await shoot(page, given.shots, 'public');
   say({ step: 'public', ok: true, fingerprint: await fingerprint(page) });
+  expect(violations.length === 0, 'no page may break its own policy', { violations });
 });

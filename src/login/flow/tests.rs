@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use super::super::fakes::{self, FakeIdp, FakeStore, HOUR, NOW};
 use super::*;
 use crate::clock::ManualClock;
 use crate::oidc::CallError;
+use crate::rp::fakes::{self, FakeIdp, FakeStore, HOUR, NOW};
 
 mod refusals;
 

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::login::fakes::{self, FakeIdp, FakeStore, NOW};
 use crate::oidc::CallError;
+use crate::rp::fakes::{self, FakeIdp, FakeStore, NOW};
 
 struct World {
     flow: Flow<FakeIdp, FakeStore>,

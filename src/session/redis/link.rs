@@ -52,6 +52,8 @@ pub(super) enum LinkError {
 struct Shared {
     client: ArcSwap<Client>,
     state: watch::Sender<State>,
+    /// When a refusal was last logged: under load each command may be refused.
+    refused: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -85,6 +87,7 @@ impl Link {
             shared: Arc::new(Shared {
                 client: ArcSwap::from_pointee(client),
                 state,
+                refused: Mutex::new(None),
                 metrics,
             }),
             supervisor: Mutex::new(None),
@@ -121,7 +124,7 @@ impl Link {
                             self.shared.broken(epoch);
                         }
                         if class != Class::Lost || attempts == MAX_ATTEMPTS {
-                            return Err(link_error(&error, class));
+                            return Err(self.shared.link_error(&error, class));
                         }
                     }
                 }
@@ -279,6 +282,26 @@ impl Shared {
         });
     }
 
+    fn link_error(&self, error: &RedisError, class: Class) -> LinkError {
+        let code = code(error);
+        if class == Class::Lost {
+            return LinkError::Unreachable;
+        }
+        if code.as_deref() == Some("WRONGTYPE") {
+            return LinkError::WrongType;
+        }
+        let mut refused = self.refused.lock();
+        if refused.is_none_or(|last| last.elapsed() > REFUSALS_EVERY) {
+            *refused = Some(Instant::now());
+            warn!(
+                store.error = ?error.kind(),
+                store.code = code,
+                "session store refuses commands"
+            );
+        }
+        LinkError::Refused
+    }
+
     /// Dialling failed: from now on the outage has a beginning, and those who wait see when it has become long.
     fn note_failure(&self) {
         self.metrics.store_connected.set(0);
@@ -333,22 +356,6 @@ impl Class {
     }
 }
 
-fn link_error(error: &RedisError, class: Class) -> LinkError {
-    let code = code(error);
-    match class {
-        Class::Lost => LinkError::Unreachable,
-        _ if code.as_deref() == Some("WRONGTYPE") => LinkError::WrongType,
-        _ => {
-            warn!(
-                store.error = ?error.kind(),
-                store.code = code,
-                "session store refused a command"
-            );
-            LinkError::Refused
-        }
-    }
-}
-
 /// The first word of Redis' error, also of the first error in a pipeline.
 fn code(error: &RedisError) -> Option<String> {
     if let Some(code) = error.code() {
@@ -379,3 +386,4 @@ const MAX_PAUSE: Duration = Duration::from_millis(250);
 const QUEUE: usize = 1024;
 /// A command whose connection broke is sent again on the next one.
 const MAX_ATTEMPTS: u32 = 3;
+const REFUSALS_EVERY: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! Runs the daypass binary as a process, and reads its log, metrics and health.
 //!
-//! Dropped, it checks that no secret known to [`secrets`](crate::secrets) stands in the log or the metrics.
+//! Dropped, it checks that no secret known to [`secrets`] stands in the log or the metrics.
 
 mod metrics;
 mod setup;
@@ -283,6 +283,11 @@ impl Daypass {
     /// SIGTERM: asks for a graceful end.
     pub fn term(&self) {
         self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGINT: what Ctrl-C sends.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
     }
 
     /// SIGSTOP: freezes it.

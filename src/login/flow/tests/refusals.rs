@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::super::*;
 use super::{world, world_of};
-use crate::login::fakes::{self, FakeIdp};
 use crate::oidc::{CallError, IdTokenError};
+use crate::rp::fakes::{self, FakeIdp};
 
 /// FLOW-04, FLOW-08, FLOW-10, FLOW-12, CSRF-07: none of these makes a session or asks the token endpoint.
 #[tokio::test]

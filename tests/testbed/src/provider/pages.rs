@@ -75,11 +75,11 @@ fn page(title: &str, main: &str) -> String {
     )
 }
 
-const STYLE: &str = ":root{color-scheme:light dark;--line:#d5d9e2;--soft:#f4f6fa;--dim:#566072;--hue:#3451b2}\
-@media(prefers-color-scheme:dark){:root{--line:#353b48;--soft:#1d212a;--dim:#a4aec0;--hue:#93a8f4}}\
+const STYLE: &str = ":root{color-scheme:light dark;--line:#d5d9e2;--ground:#f4f6fa;--card:#fff;--soft:#f4f6fa;--dim:#566072;--hue:#3451b2}\
+@media(prefers-color-scheme:dark){:root{--line:#353b48;--ground:#13161b;--card:#1b1f26;--soft:#252a34;--dim:#a4aec0;--hue:#93a8f4}}\
 *{box-sizing:border-box}body{margin:0;min-height:100vh;display:grid;place-items:center;\
-font:16px/1.5 system-ui,sans-serif;background:var(--soft)}\
-main{width:min(24rem,92vw);padding:2rem;background:Canvas;border:1px solid var(--line);border-radius:14px}\
+font:16px/1.5 system-ui,sans-serif;background:var(--ground)}\
+main{width:min(24rem,92vw);padding:2rem;background:var(--card);border:1px solid var(--line);border-radius:14px}\
 .mark{margin:0;color:var(--dim);font-size:.85rem;letter-spacing:.03em}h1{margin:.2rem 0 .6rem;font-size:1.45rem;line-height:1.25}\
 p{color:var(--dim)}em{font-style:normal;font-weight:600;color:CanvasText}form{display:grid;gap:.6rem;margin-top:1.4rem}\
 button{display:flex;gap:.9rem;align-items:center;padding:.7rem .9rem;font:inherit;text-align:left;color:CanvasText;\

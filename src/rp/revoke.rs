@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::login::port::Idp;
+use super::port::Idp;
 use crate::oidc::{CallError, Revocable};
 use crate::session::Tokens;
 

@@ -24,7 +24,7 @@ pub fn subject_hash(issuer: &str, subject: &str) -> String {
 }
 
 /// A login made a session.
-pub(super) fn signed_in(provider: &str, id: &SessionId, issuer: &str, subject: &str) {
+pub(crate) fn signed_in(provider: &str, id: &SessionId, issuer: &str, subject: &str) {
     tracing::info!(
         target: "audit",
         event = "login",
@@ -37,7 +37,7 @@ pub(super) fn signed_in(provider: &str, id: &SessionId, issuer: &str, subject: &
 }
 
 /// A login made none. `reason` is the error's own text, which holds nothing a user or provider sent but a cleaned code.
-pub(super) fn failed(provider: &str, result: LoginResult, reason: &dyn std::fmt::Display) {
+pub(crate) fn failed(provider: &str, result: LoginResult, reason: &dyn std::fmt::Display) {
     tracing::info!(
         target: "audit",
         event = "login",
@@ -49,7 +49,7 @@ pub(super) fn failed(provider: &str, result: LoginResult, reason: &dyn std::fmt:
 }
 
 /// A session was replaced by a new login.
-pub(super) fn replaced(old: &SessionId) {
+pub(crate) fn replaced(old: &SessionId) {
     tracing::info!(
         target: "audit",
         event = "session_replaced",

@@ -1,0 +1,59 @@
+//! Writes what must be written, however long the store is away.
+
+use tokio::time::{Instant, sleep};
+use tracing::error;
+
+use super::{Flight, LONGEST_POLL, SHORTEST_POLL};
+use crate::refresh::endpoint::TokenEndpoint;
+use crate::refresh::failures::spread;
+use crate::session::{CommitAnswer, EndAnswer, Lease, Sessions, StoreError, Tokens};
+
+impl<E: TokenEndpoint> Flight<E> {
+    /// Stores the tokens, for as long as it takes while the session lives: a rotated token has no second copy.
+    /// `None` when the session's life is over.
+    pub(super) async fn store(&self, lease: &Lease, tokens: &Tokens) -> Option<CommitAnswer> {
+        let mut pause = SHORTEST_POLL;
+        let mut reported = false;
+        loop {
+            let wait = match self.sessions.commit(&self.id, lease, tokens).await {
+                Ok(CommitAnswer::Held { retry_in }) => retry_in.min(LONGEST_POLL),
+                Ok(answer) => return Some(answer),
+                Err(StoreError(reason)) => {
+                    if !reported {
+                        reported = true;
+                        error!(
+                            provider = self.endpoint.name(),
+                            session = self.short(),
+                            reason,
+                            "refreshed tokens are not stored yet; trying on"
+                        );
+                    }
+                    pause
+                }
+            };
+            if self.now() >= lease.session.expires_at {
+                return None;
+            }
+            sleep(spread(wait.max(SHORTEST_POLL), 0.5, 1.0)).await;
+            // Quicker than any poll: when the store is back, these tokens must be there before a sibling, whose lease
+            // would be as good as ours then, presents the old one.
+            pause = (pause * 2).min(LONGEST_POLL / 4);
+        }
+    }
+
+    /// Ends the session; tries for as long as a lease lives when the store is away. `None` when it stays away.
+    pub(super) async fn end(&self, lease: &Lease) -> Option<EndAnswer> {
+        let deadline = Instant::now() + Sessions::LEASE;
+        let mut pause = SHORTEST_POLL;
+        loop {
+            if let Ok(answer) = self.sessions.end(&self.id, lease).await {
+                return Some(answer);
+            }
+            if Instant::now() + pause >= deadline {
+                return None;
+            }
+            sleep(spread(pause, 0.5, 1.0)).await;
+            pause = (pause * 2).min(LONGEST_POLL);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Shows that Redis' failures cost half a second at most, lose nothing and heal by themselves.
+
+use super::redis::{now, open, record_key};
+use super::*;
+
+#[tokio::test]
+async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
+    // PRODUCT §7: no request waits more than 500 ms; an I/O error is no miss.
+    let server = RedisServer::start();
+    let (sessions, metrics) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    server.signal("STOP");
+    for _ in 0..2 {
+        let start = Instant::now();
+        let all: Vec<_> = (0..50)
+            .map(|_| {
+                let (sessions, id) = (sessions.clone(), id.clone());
+                tokio::spawn(async move { sessions.load(&id).await.is_err() })
+            })
+            .collect();
+        for one in all {
+            assert!(one.await.unwrap());
+        }
+        assert!(
+            start.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    assert_eq!(metrics.store_connected.get(), 0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let start = Instant::now();
+    assert!(sessions.delete(&id).await.is_err());
+    assert!(
+        start.elapsed() < Duration::from_millis(50),
+        "a long outage is told at once"
+    );
+
+    server.signal("CONT");
+    let start = Instant::now();
+    eventually("thawed", async || sessions.load(&id).await.is_ok()).await;
+    assert!(
+        start.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        start.elapsed()
+    );
+    found(sessions.load(&id).await);
+    assert_eq!(metrics.store_connected.get(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_is_given_up_in_time() {
+    let server = RedisServer::start();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut store = server.store();
+    let url = format!("redis://{}/0", silent.local_addr().unwrap());
+    store.url = crate::secret::StoreUrl::new(url);
+    let (sessions, metrics) = open(&config(model::Store::Redis(store)));
+    let id = SessionId::generate();
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert!(sessions.load(&id).await.is_err());
+        assert!(
+            start.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    assert_eq!(metrics.store_connected.get(), 0);
+    let timeouts = metric(
+        &metrics,
+        r#"daypass_store_operations_total{op="load",result="timeout"}"#,
+    );
+    assert!(timeouts > 0.5);
+}
+
+#[tokio::test]
+async fn a_refused_command_is_an_error_and_no_reason_to_reconnect() {
+    let server = RedisServer::start();
+    let (sessions, _) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    let lease = granted(sessions.lease(&id, 0).await);
+    sessions
+        .commit(&id, &lease, &tokens(1, now()))
+        .await
+        .unwrap();
+    let connected = server.cli(&["INFO", "stats"]);
+    let count = |info: &str| {
+        let line = info
+            .lines()
+            .find_map(|l| l.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(sessions.create(session_at(now())).await.is_err(), "OOM");
+    let lease = sessions.lease(&id, 1).await;
+    assert!(lease.is_err(), "no lease, no presenting: {lease:?}");
+    found(sessions.load(&id).await);
+    assert!(
+        sessions.delete(&id).await.unwrap().is_some(),
+        "a logout works"
+    );
+    // Two by redis-cli, for the settings and for asking; none by us.
+    assert_eq!(
+        count(&server.cli(&["INFO", "stats"])),
+        count(&connected) + 2
+    );
+}
+
+#[tokio::test]
+async fn start_up_needs_no_redis_and_a_restart_heals_by_itself() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let (sessions, metrics) = open(&server.config());
+    let start = Instant::now();
+    assert!(sessions.create(session_at(now())).await.is_err());
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert_eq!(metrics.store_connected.get(), 0);
+
+    server.restart();
+    let start = Instant::now();
+    eventually("up", async || sessions.ping().await.is_ok()).await;
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+
+    // A connection that Redis closed is replaced within the request that finds out.
+    let id = sessions.create(session_at(now())).await.unwrap();
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    found(sessions.load(&id).await);
+
+    server.restart();
+    eventually("up again", async || sessions.ping().await.is_ok()).await;
+    assert_eq!(
+        missing(sessions.load(&id).await),
+        Gone::Revoked,
+        "Redis lost it"
+    );
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let server = RedisServer::start();
+    let (sessions, _) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    server.cli(&["SCRIPT", "FLUSH"]);
+    let lease = granted(sessions.lease(&id, 0).await);
+    server.cli(&["SCRIPT", "FLUSH"]);
+    sessions
+        .commit(&id, &lease, &tokens(1, now()))
+        .await
+        .unwrap();
+    server.cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(sessions.delete(&id).await.unwrap().unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_got_lost_is_recognised() {
+    let server = RedisServer::start();
+    let (sessions, _) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    let lease = granted(sessions.lease(&id, 0).await);
+    for _ in 0..2 {
+        let answer = sessions
+            .commit(&id, &lease, &tokens(1, now()))
+            .await
+            .unwrap();
+        assert!(matches!(answer, CommitAnswer::Stored(_)), "{answer:?}");
+    }
+    assert_eq!(found(sessions.load(&id).await).session.generation, 1);
+}
+
+#[tokio::test]
+async fn a_lease_whose_answer_got_lost_is_found_again() {
+    // Without that, everyone would wait for a lease that nobody knows to hold.
+    let server = RedisServer::start();
+    let (sessions, _) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    let lease = granted(sessions.lease(&id, 0).await);
+    sessions.give_up(&id, lease, Duration::ZERO).await.unwrap();
+    server.signal("STOP");
+    assert!(sessions.lease(&id, 0).await.is_err());
+    server.signal("CONT");
+    eventually("thawed", async || sessions.ping().await.is_ok()).await;
+    let held = server.cli(&["EXISTS", &record_key(&server).replace(":s:", ":l:")]);
+    let lease = granted(sessions.lease(&id, 0).await);
+    assert_eq!(held, "1", "Redis had acted on it");
+    sessions.give_up(&id, lease, Duration::ZERO).await.unwrap();
+    granted(sessions.lease(&id, 0).await);
+}

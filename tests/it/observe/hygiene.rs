@@ -157,6 +157,10 @@ async fn full_run(daypass: &Daypass, provider: &Provider) {
             ),
         ),
         (
+            "a secret for a method",
+            format!("{secret} /app HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n"),
+        ),
+        (
             "a bare method",
             format!("GET {secret} HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         ),

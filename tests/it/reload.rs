@@ -60,7 +60,7 @@ async fn routes_change_at_sighup() {
     let route = json!({"name": "later", "path_prefix": "/later", "access": "public", "upstream": echo.url()});
     assert_eq!(get(&Client::new(), daypass.url("/later")).await.status, 401);
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.route_first(route))
+        daypass.change(|setup| setup.route_first(route));
     });
     assert_eq!(get(&Client::new(), daypass.url("/later")).await.status, 200);
     // A new route's series are there, at zero or more, from the first scrape on (OBS-03).
@@ -103,7 +103,7 @@ async fn sessions_and_logins_under_way_survive() {
         .expect("an answer");
     let callback = to_us.location().expect("the way back, with a code");
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.set("pages.title", "Another"))
+        daypass.change(|setup| setup.set("pages.title", "Another"));
     });
     signed_in(&get(&old, daypass.url("/")).await);
     assert_eq!(
@@ -355,7 +355,7 @@ async fn requests_under_way_are_undisturbed() {
     // Their route is gone afterwards.
     let other = json!([{"name": "other", "path_prefix": "/public", "access": "public", "upstream": echo.url()}]);
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.routes(other))
+        daypass.change(|setup| setup.routes(other));
     });
     assert_eq!(get(&client, daypass.url("/slow")).await.status, 404);
     let answer = slow.await.expect("no panic").expect("an answer");
@@ -421,11 +421,11 @@ async fn a_new_certificate_is_shown_to_new_connections() {
     assert!(Client::trusting(&new.pem).get(&url).send().await.is_err());
     // A certificate without its key is no pair: it is refused, and the old pair is shown on.
     reloaded(&mut daypass, "rejected", |daypass| {
-        daypass.change(|setup| setup.file("tls.crt", &second.cert_pem))
+        daypass.change(|setup| setup.file("tls.crt", &second.cert_pem));
     });
     signed_in(&get(&Client::trusting(&old.pem), url.clone()).await);
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.file("tls.key", &second.key_pem))
+        daypass.change(|setup| setup.file("tls.key", &second.key_pem));
     });
     signed_in(&get(&Client::trusting(&new.pem), url.clone()).await);
     assert!(Client::trusting(&old.pem).get(&url).send().await.is_err());

@@ -50,6 +50,7 @@ fn line_of(daypass: &Daypass, answer: &Response) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn each_request_has_one_line_that_tells_what_was_decided_and_why() {
     let (provider, echo) = (Provider::start(), Echo::start());
     let closed = json!({"name": "closed", "path_prefix": "/closed", "access": "deny"});
@@ -218,6 +219,10 @@ async fn each_request_has_one_line_that_tells_what_was_decided_and_why() {
 
 /// What an auditor asks for: who came, who left, who was turned away, and whose tokens could not be renewed.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one story, each step of which builds on the one before"
+)]
 async fn the_audit_log_tells_of_logins_logouts_refusals_and_failed_refreshes() {
     let provider = Provider::with(|settings| settings.access_ttl = Duration::from_secs(1));
     let echo = Echo::start();

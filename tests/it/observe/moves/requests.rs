@@ -10,6 +10,7 @@ use daypass_testbed::redis::Redis;
 use super::super::PATIENCE;
 use super::{Labels, Watch, setup};
 use crate::BINARY;
+use crate::shutdown::open_socket;
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -253,11 +254,7 @@ async fn open_streams_are_counted_while_they_are_open() {
             ((now - count).abs() < 0.5).then_some(())
         })
     };
-    let origin = daypass.url("");
-    let socket = client
-        .websocket(&daypass.url("/ws"), &[("origin", &origin)])
-        .await
-        .expect("a WebSocket");
+    let socket = open_socket(&client, &daypass).await;
     assert!(open(1.0).is_some());
     let events = client
         .get(daypass.url("/sse?ms=20"))

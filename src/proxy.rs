@@ -30,7 +30,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
-use crate::metrics::{Denied, UpstreamError};
+use crate::metrics::{Denied, UpstreamError, method_label};
 use crate::refresh::Refresher;
 use crate::rp::audit::subject_hash;
 use crate::telemetry;
@@ -120,6 +120,7 @@ impl Proxy {
                     session.req_header(),
                     ctx.upgrade,
                     self.clock.now(),
+                    &mut ctx.session,
                 )
                 .await
                 {
@@ -183,7 +184,7 @@ impl Proxy {
                 target: telemetry::ACCESS,
                 decision = ctx.decision,
                 request.id = ctx.request_id.as_str(),
-                http.method = head.method.as_str(),
+                http.method = method_label(&head.method),
                 http.status = status.as_u16(),
                 url.path = ctx.path.as_deref(),
                 route = &**series.route(),

@@ -62,7 +62,7 @@ pub(super) async fn present(
     })
 }
 
-/// Decides about a request on `route`. `Ok(None)` is an anonymous request.
+/// Decides about a request on `route`. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
 ///
 /// # Errors
 /// Why it is refused.
@@ -73,6 +73,7 @@ pub(super) async fn decide(
     head: &Parts,
     upgrade: bool,
     now: Timestamp,
+    denied: &mut Option<Arc<Session>>,
 ) -> Result<Option<Arc<Session>>, Refusal> {
     match route.access {
         Access::Deny => return Err(Refusal::RouteDenied),
@@ -101,6 +102,7 @@ pub(super) async fn decide(
         &live.config.public_origins,
         &route.cross_site,
     ) {
+        *denied = Some(found.session);
         return Err(Refusal::CrossSite);
     }
     let Some(provider) = live.provider_of(&found.session) else {
@@ -144,12 +146,14 @@ pub(super) async fn decide(
             Err(RefreshError::Store) => return Err(Refusal::StoreUnavailable),
         }
     };
-    route::claims_match(&route.require, &session.claims, &session.tokens.scopes).map_err(
-        |missing| match missing {
+    let required = route::claims_match(&route.require, &session.claims, &session.tokens.scopes);
+    if let Err(missing) = required {
+        *denied = Some(session);
+        return Err(match missing {
             route::Denied::Scope(_) => Refusal::Scopes,
             route::Denied::Claim(_) => Refusal::Claims,
-        },
-    )?;
+        });
+    }
     let token_usable = match route.token.kind {
         TokenKind::Access => session.tokens.bearer.is_some(),
         TokenKind::Id => session

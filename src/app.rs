@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Health};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::model::{Config, Listener};
+use crate::config::watch::Prints;
 use crate::config::{self, Environment, Loaded};
 use crate::listen::{self, Bound, tls::Certificate};
 use crate::login;
@@ -59,6 +61,7 @@ pub struct App {
     refresher: Arc<Refresher>,
     health: Arc<Health>,
     in_flight: Arc<InFlight>,
+    hangup: Signal,
 }
 
 impl App {
@@ -67,6 +70,9 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub async fn build(loaded: Loaded, source: Source) -> Result<Self, StartError> {
+        // First of all: until somebody listens, SIGHUP ends a process.
+        let hangup = signal(SignalKind::hangup())
+            .map_err(|error| StartError::Config(format!("cannot listen for SIGHUP: {error}")))?;
         let config = Arc::new(loaded.config);
         let clock: SharedClock = Arc::new(SystemClock);
         let metrics =
@@ -104,6 +110,7 @@ impl App {
             refresher,
             health: Arc::default(),
             in_flight: Arc::default(),
+            hangup,
         })
     }
 
@@ -148,7 +155,7 @@ impl App {
             lasting: self.lasting.clone(),
             certificates: self.certificates,
         };
-        upkeep.spawn(reloader.run());
+        upkeep.spawn(reloader.run(self.hangup));
 
         shutdown.await;
         let patience = self.live.load().config.limits.drain_timeout;
@@ -229,12 +236,7 @@ struct Reloader {
 }
 
 impl Reloader {
-    async fn run(self) {
-        let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
-        else {
-            tracing::error!("cannot listen for SIGHUP; reload needs a restart");
-            return;
-        };
+    async fn run(self, mut hangup: Signal) {
         let files = self.live.load().config.files.clone();
         let mut watcher = match config::watch::Watcher::new(files) {
             Ok(watcher) => watcher,
@@ -251,50 +253,53 @@ impl Reloader {
                 _ = hangup.recv() => {}
                 () = watcher.changed() => {}
             }
-            if let Some(files) = self.reload().await {
+            let files = self.reload().await;
+            if !files.is_empty() {
                 watcher.follow(files);
             }
         }
     }
 
-    /// Loads and swaps. Returns the files to watch from now on when that worked.
-    async fn reload(&self) -> Option<Vec<PathBuf>> {
+    /// Loads and swaps. Returns the files to watch from now on; of a rejected configuration, too, for what it lacks may be
+    /// mended in a file that was not watched before.
+    async fn reload(&self) -> Prints {
         let Source { path, environment } = self.source.clone();
         // Reads files: kept off the workers that serve.
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path, &environment))
-            .await
-            .ok()?;
-        let result = match loaded {
+        let loading = tokio::task::spawn_blocking(move || config::load(&path, &environment));
+        let Ok(loaded) = loading.await else {
+            return Prints::new();
+        };
+        let (files, result) = match loaded {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     tracing::warn!("{warning}");
                 }
-                self.swap(loaded.config)
+                (loaded.config.files.clone(), self.swap(loaded.config))
             }
             Err(problems) => {
                 for problem in &problems.problems {
                     tracing::error!("{problem}");
                 }
-                Err("the new configuration has problems".to_owned())
+                let result = Err("the new configuration has problems".to_owned());
+                (problems.files, result)
             }
         };
         match result {
-            Ok(files) => {
+            Ok(()) => {
                 self.lasting.metrics.reloaded(ReloadResult::Success);
                 self.lasting.metrics.config_loaded(self.lasting.clock.now());
                 tracing::info!("configuration reloaded");
-                Some(files)
             }
             Err(problem) => {
                 self.lasting.metrics.reloaded(ReloadResult::Rejected);
                 tracing::error!(problem, "configuration rejected; the old one serves on");
-                None
             }
         }
+        files
     }
 
     /// Everything that can fail comes first; then one swap.
-    fn swap(&self, config: Config) -> Result<Vec<PathBuf>, String> {
+    fn swap(&self, config: Config) -> Result<(), String> {
         let old = self.live.load_full();
         if old.config.listeners != config.listeners || old.config.admin != config.admin {
             return Err("listen addresses changed: that takes a restart".to_owned());
@@ -306,7 +311,7 @@ impl Reloader {
         }
         self.lasting.sessions.reconfigure(&config.session)?;
         self.live.store(Arc::new(new));
-        Ok(config.files.clone())
+        Ok(())
     }
 }
 

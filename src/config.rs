@@ -68,7 +68,9 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
                 source::why(&error)
             ),
         );
-        problems.files.push(path.to_owned());
+        problems
+            .files
+            .insert(path.to_owned(), watch::Print::of(None));
         problems
     })?;
     check(&name, path, &bytes, environment, &Disk)
@@ -108,7 +110,7 @@ fn check(
         environment,
         files,
         found: RefCell::new(Found {
-            files: vec![path.to_owned()],
+            files: watch::Prints::from([(path.to_owned(), watch::Print::of(Some(bytes)))]),
             ..Found::default()
         }),
     };
@@ -116,8 +118,6 @@ fn check(
     let mut found = reader.found.into_inner();
     problem::in_file_order(&mut found.problems);
     problem::in_file_order(&mut found.warnings);
-    found.files.sort();
-    found.files.dedup();
     match config {
         Some(config) if found.problems.is_empty() => Ok(Loaded {
             config: model::Config {
@@ -191,7 +191,7 @@ fn read(reader: &Reader<'_>, bytes: &[u8]) -> Option<model::Config> {
         limits: limits?,
         logging: logging?,
         pages: pages?,
-        files: Vec::new(),
+        files: watch::Prints::new(),
     })
 }
 

@@ -209,6 +209,11 @@ impl Provider {
         &self.config
     }
 
+    /// What is left of the pause that a 429 or 503 asked for.
+    pub fn pause_left(&self) -> Option<Duration> {
+        self.pause.left()
+    }
+
     /// Fetches metadata and keys when they are not at hand; for `check --online` and warm-up.
     ///
     /// # Errors

@@ -117,9 +117,10 @@ pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
     )
 }
 
-/// Opens `target` once more, from here: a browser that another site sent holds back `SameSite=Strict` cookies, and its next
-/// request, which this page makes, carries them.
+/// Leads on to `target`, a path of ours or an http(s) URL, by itself: a browser that another site sent holds back
+/// `SameSite=Strict` cookies, and its next request, which this page makes, carries them.
 pub fn onward(context: PageContext<'_>, target: &str) -> Page {
+    let target = if is_link(target) { target } else { "/" };
     page(
         &Onward {
             heading: "One moment",

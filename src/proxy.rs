@@ -1,7 +1,7 @@
 //! Runs a request through pingora's phases, which only call the rest.
 //!
 //! `early_request_filter` reads the head strictly, `request_filter` decides and answers what is ours, `upstream_peer` and
-//! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A [`Context`] carries
+//! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A `Context` carries
 //! the request; it holds the configuration the request began with.
 
 mod answer;
@@ -98,6 +98,7 @@ impl Proxy {
     ) -> pingora::Result<Option<Answer>> {
         let refusal = match taken {
             Ok(Taken::Own(endpoint)) => {
+                ctx.own = true;
                 ctx.decision = "own";
                 let endpoints = Endpoints {
                     ctx,
@@ -147,7 +148,7 @@ impl Proxy {
         let live = ctx.live.clone();
         let series = match ctx.route {
             Some(index) => &live.routes[index].series,
-            None if ctx.decision == "own" || ctx.decision.starts_with("signed") => &live.own,
+            None if ctx.own => &live.own,
             None => &live.unrouted,
         };
         let took = ctx.started.elapsed();
@@ -321,6 +322,11 @@ impl ProxyHttp for Proxy {
         let Some(index) = ctx.route else {
             return Ok(());
         };
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+            // Nobody asked for it (RFC 9110 §15.2.2): what would follow is no HTTP, and no answer to this request.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "unasked upgrade");
+            return Err(error.into_up());
+        }
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {

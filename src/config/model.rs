@@ -39,8 +39,9 @@ pub struct Config {
     pub logging: Logging,
     /// Our own pages.
     pub pages: Pages,
-    /// Files this configuration was read from (itself, secrets, keys, certificates): a change of any asks for a reload.
-    pub files: Vec<PathBuf>,
+    /// Files this configuration was read from (itself, secrets, keys, certificates): a change of any asks for a reload. With what
+    /// they held when they were read.
+    pub files: super::watch::Prints,
 }
 
 /// A web origin: scheme, host and port, in the form of the `Origin` header (RFC 6454 §6.2).

@@ -1,7 +1,6 @@
 //! Says what is wrong with a configuration, where, and what to write instead.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where a value was written.
@@ -65,8 +64,8 @@ pub struct Problems {
     pub problems: Vec<Problem>,
     /// What was noticed besides.
     pub warnings: Vec<Problem>,
-    /// Files that were read or asked for: a change of any may mend it.
-    pub files: Vec<PathBuf>,
+    /// Files that were read or asked for, with what they held: a change of any may mend it.
+    pub files: super::watch::Prints,
 }
 
 impl Problems {
@@ -80,7 +79,7 @@ impl Problems {
                 message: message.into(),
             }],
             warnings: Vec::new(),
-            files: Vec::new(),
+            files: super::watch::Prints::new(),
         }
     }
 }

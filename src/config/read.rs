@@ -26,7 +26,7 @@ pub(super) struct Reader<'a> {
 pub(super) struct Found {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: super::watch::Prints,
     /// Keys asked for, to prove that the tables hold no key that nobody reads.
     #[cfg(test)]
     pub(super) asked: std::collections::BTreeSet<(&'static str, &'static str)>,

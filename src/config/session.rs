@@ -368,7 +368,12 @@ fn cookie(section: &Section<'_>, origins: Option<&[Origin]>) -> Option<Cookie> {
     }
     Some(Cookie {
         name: Arc::from(format!("{prefix}{name}")),
-        login_name: Arc::from(format!("{prefix}{name}-login")),
+        // It has no `Domain`, so no sibling host needs to be able to plant one (FLOW-08).
+        login_name: Arc::from(if prefix.is_empty() {
+            format!("{name}-login")
+        } else {
+            format!("__Host-{name}-login")
+        }),
         domain: domain.map(|domain| domain.value.into()),
         same_site: match same_site?.value {
             "strict" => SameSite::Strict,

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::problem::Place;
 use super::read::{At, Reader, Spot, Value};
 use super::tree::{Entry, Kind, MAX_BYTES};
+use super::watch::Print;
 
 /// Where files are read from; tests and fuzzers bring their own.
 pub trait Files {
@@ -148,7 +149,8 @@ impl Reader<'_> {
         }
         let path = self.base.join(Path::new(&path));
         let content = self.files.read(&path);
-        self.found.borrow_mut().files.push(path.clone());
+        let print = Print::of(content.as_deref().ok());
+        self.found.borrow_mut().files.insert(path.clone(), print);
         match content {
             Ok(bytes) => Some((path, bytes)),
             Err(error) => {

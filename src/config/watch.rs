@@ -4,6 +4,7 @@
 //! content. Where the system offers no notification (network file systems, no watches left) a poll does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,26 +26,49 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_FOLDERS: usize = 256;
 
 /// Content of a file, as far as comparing goes; nothing when it cannot be read.
-type Print = Option<[u8; 32]>;
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Print(Option<[u8; 32]>);
+
+impl Print {
+    /// The print of a file that holds `content`, or cannot be read.
+    pub fn of(content: Option<&[u8]>) -> Self {
+        Self(content.and_then(|bytes| digest(&SHA256, bytes).as_ref().try_into().ok()))
+    }
+
+    fn take(file: &Path) -> Self {
+        let bytes = Disk.read(file).map(zeroize::Zeroizing::new).ok();
+        Self::of(bytes.as_ref().map(|bytes| bytes.as_slice()))
+    }
+}
+
+/// Says nothing: what a short secret is could be guessed from its print.
+impl fmt::Debug for Print {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Print(..)")
+    }
+}
+
+/// Files with what they held when they were read.
+pub type Prints = BTreeMap<PathBuf, Print>;
 
 /// Watches a set of files.
 #[derive(Debug)]
 pub struct Watcher {
-    prints: BTreeMap<PathBuf, Print>,
+    prints: Prints,
     folders: BTreeSet<PathBuf>,
     /// Owns the thread of the system's notifications, which ends with it.
     notify: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
-    /// Keeps the channel open when there is no `notify`.
-    _sender: mpsc::Sender<()>,
+    /// Asks for a look without any notification; keeps the channel open when there is no `notify`.
+    wake: mpsc::Sender<()>,
 }
 
 impl Watcher {
-    /// Starts watching; what the files hold now is what later content is compared with.
+    /// Starts watching; what the files held when they were read is what later content is compared with.
     ///
     /// # Errors
     /// None today: without notifications of the system it polls. Kept for systems where watching may be refused.
-    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
+    pub fn new(files: Prints) -> io::Result<Self> {
         let (sender, events) = mpsc::channel(1);
         let wake = sender.clone();
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -68,26 +92,19 @@ impl Watcher {
             folders: BTreeSet::new(),
             notify,
             events,
-            _sender: sender,
+            wake: sender,
         };
         watcher.follow(files);
         Ok(watcher)
     }
 
-    /// Watches these files from now on.
-    ///
-    /// A file that was watched before is still compared with what it held then, so that a change between reading the
-    /// configuration and this call is not lost.
-    pub fn follow(&mut self, files: impl IntoIterator<Item = PathBuf>) {
-        let mut known = std::mem::take(&mut self.prints);
-        self.prints = files
-            .into_iter()
-            .map(|file| {
-                let print = known.remove(&file).unwrap_or_else(|| print(&file));
-                (file, print)
-            })
-            .collect();
+    /// Watches these files from now on, and compares them with what they held when they were read: a change since then
+    /// is not lost.
+    pub fn follow(&mut self, files: Prints) {
+        self.prints = files;
         self.watch_folders();
+        // What changed before the folders were watched made no notification. A full channel already asks for a look.
+        let _ = self.wake.try_send(());
     }
 
     /// Waits until the content of any file differs from what it was at the last call.
@@ -105,7 +122,7 @@ impl Watcher {
                 files
                     .into_iter()
                     .map(|file| {
-                        let print = print(&file);
+                        let print = Print::take(&file);
                         (file, print)
                     })
                     .collect()
@@ -169,11 +186,6 @@ impl Watcher {
     }
 }
 
-fn print(file: &Path) -> Print {
-    let bytes = zeroize::Zeroizing::new(Disk.read(file).ok()?);
-    digest(&SHA256, &bytes).as_ref().try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -207,8 +219,15 @@ mod tests {
     #[test]
     fn waiting_may_move_between_threads() {
         fn is_send<T: Send>(_: T) {}
-        let mut watcher = Watcher::new([]).unwrap();
+        let mut watcher = Watcher::new(Prints::new()).unwrap();
         is_send(watcher.changed());
+    }
+
+    fn held<const N: usize>(files: [&PathBuf; N]) -> Prints {
+        files
+            .into_iter()
+            .map(|file| (file.clone(), Print::take(file)))
+            .collect()
     }
 
     async fn changes(watcher: &mut Watcher) -> bool {
@@ -228,7 +247,7 @@ mod tests {
         let folder = Folder::new();
         let file = folder.join("daypass.yaml");
         fs::write(&file, "a").unwrap();
-        let mut watcher = Watcher::new([file.clone()]).unwrap();
+        let mut watcher = Watcher::new(held([&file])).unwrap();
         fs::write(&file, "b").unwrap();
         assert!(changes(&mut watcher).await, "written");
         let draft = folder.join("draft");
@@ -246,7 +265,7 @@ mod tests {
         let folder = Folder::new();
         let file = folder.join("daypass.yaml");
         fs::write(&file, "a").unwrap();
-        let mut watcher = Watcher::new([file.clone()]).unwrap();
+        let mut watcher = Watcher::new(held([&file])).unwrap();
         fs::write(&file, "a").unwrap();
         fs::write(folder.join("other"), "b").unwrap();
         assert!(stays(&mut watcher).await);
@@ -264,7 +283,7 @@ mod tests {
         }
         symlink("..1", folder.join("..data")).unwrap();
         symlink("..data/key", folder.join("key")).unwrap();
-        let mut watcher = Watcher::new([folder.join("key")]).unwrap();
+        let mut watcher = Watcher::new(held([&folder.join("key")])).unwrap();
         symlink("..2", folder.join("..data_tmp")).unwrap();
         fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
         fs::remove_dir_all(folder.join("..1")).unwrap();
@@ -272,18 +291,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_between_reading_and_following_is_not_lost() {
+    async fn a_change_between_reading_and_watching_is_not_lost() {
         let folder = Folder::new();
         let (a, b) = (folder.join("a"), folder.join("b"));
         fs::write(&a, "1").unwrap();
         fs::write(&b, "1").unwrap();
-        let mut watcher = Watcher::new([a.clone()]).unwrap();
+        let read = held([&a]);
         fs::write(&a, "2").unwrap();
-        watcher.follow([a.clone(), b.clone()]);
-        assert!(changes(&mut watcher).await, "the change before");
+        let mut watcher = Watcher::new(read).unwrap();
+        assert!(changes(&mut watcher).await, "at the start");
+        let read = held([&a, &b]);
         fs::write(&b, "2").unwrap();
+        watcher.follow(read);
         assert!(changes(&mut watcher).await, "the new file");
-        watcher.follow([a]);
+        watcher.follow(held([&a]));
         fs::write(&b, "3").unwrap();
         assert!(stays(&mut watcher).await, "no longer followed");
     }

@@ -31,6 +31,8 @@ pub struct Context {
     pub(super) client: Client,
     /// Index of the public origin it came to.
     pub(super) origin: usize,
+    /// It came to one of our own endpoints.
+    pub(super) own: bool,
     /// Index of its route.
     pub(super) route: Option<usize>,
     /// Canonical path (before a rewrite), for the log.
@@ -80,6 +82,7 @@ impl Context {
             request_id,
             client,
             origin: 0,
+            own: false,
             route: None,
             path: None,
             target: None,

@@ -235,16 +235,14 @@ impl Endpoints<'_> {
                 ..
             }) => {
                 self.ctx.decision = "signed_in";
-                Answer::redirect(StatusCode::SEE_OTHER, &location)
+                respond::signed_in(self.ctx, &location)
                     .with(header::SET_COOKIE, cookies::set_session(&config, &id))
                     .with(
                         header::SET_COOKIE,
                         cookies::set_login(&config, &login_cookie),
                     )
             }
-            Ok(Finished::Already { location }) => {
-                Answer::redirect(StatusCode::SEE_OTHER, &location)
-            }
+            Ok(Finished::Already { location }) => respond::signed_in(self.ctx, &location),
             Err(error) => {
                 let retry = self.live().login.retry_target(query);
                 respond::callback_refused(self.ctx, head, &error, retry.as_deref())
@@ -253,6 +251,10 @@ impl Endpoints<'_> {
     }
 
     async fn logout(self, head: &Parts, form: &str) -> Answer {
+        if fetch::is_prefetch(&head.headers) {
+            // Looking ahead ends no session either.
+            return Answer::empty(StatusCode::NO_CONTENT);
+        }
         let redirect = parameter(head.uri.query().unwrap_or_default(), "redirect")
             .or_else(|| parameter(form, "redirect"));
         let config = self.live().config.clone();

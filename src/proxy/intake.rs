@@ -76,7 +76,12 @@ pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Ref
     if sent.as_bytes() != raw_path || !head.raw_path().starts_with(b"/") {
         ctx.target = Some([sent.as_bytes(), raw_query].concat());
     }
-    ctx.upgrade = session.is_upgrade_req();
+    // Exactly what pingora forwards as an upgrade; it takes any other away and forwards the rest.
+    ctx.upgrade = session.is_upgrade_req()
+        && head
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     ctx.events = head
         .headers
         .get(header::ACCEPT)
@@ -145,22 +150,58 @@ fn inspect(session: &Session, header_bytes: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// pingora takes spaces in the target, and makes `/` of a target in none of the forms: what was asked for is then anybody's
+/// guess (RFC 9112 §3, §3.2; PATH-02).
+fn request_line(line: &[u8]) -> Result<(), Refusal> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::Malformed(
+            "Send method, target and version with one space between.",
+        ));
+    };
+    if target.contains(&b'#') {
+        return Err(Refusal::Malformed(
+            "Send no fragment in the request target.",
+        ));
+    }
+    let absolute = |scheme: &[u8]| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    // CONNECT has a form of its own, and is refused for what it is.
+    let known = target.starts_with(b"/")
+        || absolute(b"http://")
+        || absolute(b"https://")
+        || method == b"CONNECT";
+    if known {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed(
+            "Send the path, from the slash on, as the request target.",
+        ))
+    }
+}
+
 fn http1_head(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
+    let mut request_line_read = false;
     let mut host = 0_usize;
     let mut content_length = 0_usize;
     let mut start = 0;
     let ends = raw.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    for (number, (end, _)) in ends.enumerate() {
+    for (end, _) in ends {
         // RFC 9112 §2.2 lets a reader take a bare LF; a server behind or before us may not.
         if end == start || raw[end - 1] != b'\r' {
             return Err(Refusal::Malformed("End each line with CR LF."));
         }
         let line = &raw[start..end - 1];
-        if number == 0 {
-            if line.contains(&b'#') {
-                return Err(Refusal::Malformed(
-                    "Send no fragment in the request target.",
-                ));
+        if !request_line_read {
+            // An empty line is allowed before a request (RFC 9112 §2.2).
+            if !line.is_empty() {
+                request_line(line)?;
+                request_line_read = true;
             }
         } else if let Some(colon) = line.iter().position(|b| *b == b':') {
             let name = &line[..colon];

@@ -280,6 +280,21 @@ fn chooser(ctx: &mut Context, return_to: &str) -> Answer {
     )
 }
 
+/// Sends a browser that is signed in on to where it was going.
+///
+/// The redirects from the provider count as cross-site up to their end, where a `Strict` cookie would be held back and
+/// the next login begin. A page of ours that navigates by itself breaks the chain (COOKIE-03).
+pub(super) fn signed_in(ctx: &Context, location: &str) -> Answer {
+    let config = &ctx.live.config;
+    if config.session.cookie.same_site != SameSite::Strict {
+        return Answer::redirect(StatusCode::SEE_OTHER, location);
+    }
+    Answer::page(
+        StatusCode::OK,
+        pages::onward(page_context(config, ctx), location),
+    )
+}
+
 /// The page after a logout.
 pub(super) fn signed_out(ctx: &mut Context) -> Answer {
     let config = ctx.live.config.clone();

@@ -15,6 +15,8 @@ pub(crate) trait TokenEndpoint: Send + Sync + 'static {
     fn timeout(&self) -> Duration;
     /// How long a refresh is left to finish.
     fn patience(&self) -> Duration;
+    /// For how long the provider wants to be left alone, by its latest `Retry-After` (429 or 503).
+    fn pause(&self) -> Option<Duration>;
     /// Presents the token once; within [`patience`](Self::patience).
     fn refresh(
         &self,
@@ -42,6 +44,10 @@ impl TokenEndpoint for Provider {
 
     fn patience(&self) -> Duration {
         self.config().refresh_patience
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.pause_left()
     }
 
     async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {

@@ -335,7 +335,8 @@ impl<E: TokenEndpoint> Flight<E> {
     async fn failed(&self, lease: Lease, error: &CallError) -> Step {
         let (result, retry_after) = match error {
             CallError::RateLimited { retry_after } => (RefreshResult::RateLimited, *retry_after),
-            CallError::Unavailable { .. } => (RefreshResult::Unavailable, None),
+            // A 503 may name a time as well: siblings are to know of it (REFRESH-38).
+            CallError::Unavailable { .. } => (RefreshResult::Unavailable, self.endpoint.pause()),
             CallError::OAuth { code } => match code.as_str() {
                 "temporarily_unavailable" | "server_error" => (RefreshResult::Unavailable, None),
                 _ => (RefreshResult::Misconfigured, None),

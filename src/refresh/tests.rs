@@ -118,6 +118,10 @@ impl TokenEndpoint for Idp {
         Duration::from_secs(60)
     }
 
+    fn pause(&self) -> Option<Duration> {
+        None
+    }
+
     async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let act = self.script.lock().pop_front();

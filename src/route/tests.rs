@@ -95,7 +95,7 @@ fn config(routes: Vec<Route>) -> Config {
             access_log: false,
         },
         pages: Pages::default(),
-        files: vec![],
+        files: crate::config::watch::Prints::new(),
     }
 }
 

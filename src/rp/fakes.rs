@@ -98,7 +98,7 @@ pub(crate) fn config(providers: Vec<Arc<model::Provider>>) -> model::Config {
             access_log: false,
         },
         pages: model::Pages::default(),
-        files: Vec::new(),
+        files: crate::config::watch::Prints::new(),
     }
 }
 

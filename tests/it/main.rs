@@ -2,6 +2,7 @@
 
 mod attacks;
 mod browser;
+mod cli;
 mod deploy;
 mod endpoints;
 mod faults;
@@ -13,6 +14,7 @@ mod observe;
 mod outage;
 mod reload;
 mod shutdown;
+mod stage;
 mod streams;
 
 /// The binary under test.

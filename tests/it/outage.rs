@@ -1,1 +1,305 @@
-//! Takes provider and store away, and gives them back.
+//! Shows what is served when the provider or Redis is away (PRODUCT contract §7), and that daypass recovers by itself.
+
+use std::time::{Duration, Instant};
+
+use daypass_testbed::client::{Client, Response};
+use daypass_testbed::daypass::{Daypass, Setup};
+use daypass_testbed::echo::Echo;
+use daypass_testbed::provider::{Endpoint, Fault, Provider};
+use daypass_testbed::raw::wait_for;
+use daypass_testbed::redis::Redis;
+
+use crate::BINARY;
+use crate::faults::rig::{PATIENCE, Person, Rig, assert_unavailable};
+
+/// A request waits for the store for 500 ms at most; the rest is this machine's.
+const NOT_LONG: Duration = Duration::from_secs(2);
+/// "Recovers promptly": pauses between attempts are far below a second.
+const SOON: Duration = Duration::from_secs(5);
+
+async fn get(client: &Client, url: String) -> Response {
+    client.get(url).send().await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daypass_starts_and_stays_up_with_the_provider_down() {
+    let (mut provider, echo) = (Provider::start(), Echo::start());
+    provider.stop();
+    // Ready: no other replica would fare better.
+    let daypass = Daypass::ready(BINARY, Setup::new(&provider, &echo.url()));
+    let (_, report) = daypass.admin_get("/readyz").expect("an answer");
+    assert!(report.contains("unreachable"), "it tells, though: {report}");
+    let client = Client::new();
+    let public = get(&client, daypass.url("/public/x")).await;
+    assert_eq!((public.status, echo.count()), (200, 1));
+    for path in ["/orders", "/oauth2/login"] {
+        let call = client.navigate(daypass.url(path));
+        let page = call.send().await.expect("an answer");
+        assert_eq!(page.status, 503, "{path}: {}", page.text());
+        let kind = page.header("content-type").unwrap_or_default().to_owned();
+        assert!(kind.starts_with("text/html"), "{path}: {kind}");
+        assert!(page.header("retry-after").is_some(), "{path}");
+    }
+    let answer = get(&client, daypass.url("/oauth2/login")).await;
+    assert_unavailable(&answer, "provider_unavailable", "login by API");
+    assert_eq!(echo.count(), 1, "nothing else was forwarded");
+    provider.resume();
+    let back = wait_for(PATIENCE, || {
+        let (_, report) = daypass.admin_get("/readyz")?;
+        (!report.contains("unreachable")).then_some(())
+    });
+    assert!(back.is_some(), "it notices without being asked");
+    let page = client
+        .browse(daypass.url("/orders"))
+        .await
+        .expect("the way in");
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(echo.last().expect("forwarded").bearer().is_some());
+    assert_eq!(
+        daypass.metric("daypass_logins_total", &[("result", "success")]),
+        1.0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daypass_starts_with_redis_down_and_gets_ready_when_it_comes() {
+    let (provider, echo, mut redis) = (Provider::start(), Echo::start(), Redis::start());
+    redis.kill();
+    let daypass = Daypass::start(BINARY, Setup::new(&provider, &echo.url()).redis(&redis));
+    let client = Client::new();
+    assert_eq!(get(&client, daypass.url("/public/x")).await.status, 200);
+    assert_eq!(daypass.admin_get("/healthz").expect("an answer").0, 200);
+    assert_eq!(daypass.admin_get("/readyz").expect("an answer").0, 503);
+    assert_eq!(daypass.metric("daypass_store_connected", &[]), 0.0);
+    redis.restart();
+    let began = Instant::now();
+    daypass.wait_ready();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let page = client
+        .browse(daypass.url("/orders"))
+        .await
+        .expect("the way in");
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert_eq!(daypass.metric("daypass_store_connected", &[]), 1.0);
+}
+
+/// What holds for as long as Redis does not answer, whatever the reason.
+async fn assert_store_away(rig: &Rig, name: &str, fresh: &Person, expired: &Person) {
+    for replica in 0..rig.fleet.len() {
+        for (token, person) in [("fresh", fresh), ("expired", expired)] {
+            let row = format!("{name}, {token} token, replica {replica}");
+            let jar = person.client.jar().clone();
+            let began = Instant::now();
+            let answer = rig.get(person, replica).await;
+            assert!(began.elapsed() < NOT_LONG, "{row}: {:?}", began.elapsed());
+            assert_unavailable(&answer, "store_unavailable", &row);
+            let told = rig.session(person, replica).await;
+            assert_unavailable(&told, "store_unavailable", &row);
+            // A browser gets a page, and neither a login nor another cookie.
+            let call = rig.call(person, replica, "/orders").navigation();
+            let page = call.send().await.expect("an answer");
+            assert_eq!(
+                (page.status, page.header("set-cookie")),
+                (503, None),
+                "{row}"
+            );
+            // Nobody is told that they are signed out when they may not be.
+            let left = rig.log_out(person, replica).await;
+            assert_unavailable(&left, "store_unavailable", &row);
+            assert_eq!(person.client.jar().cookies(), jar.cookies(), "{row}");
+        }
+        let row = format!("{name}, replica {replica}");
+        let began = Instant::now();
+        let public = rig.call(fresh, replica, "/public/x").send().await;
+        assert_eq!(public.expect("an answer").status, 200, "{row}");
+        assert!(
+            began.elapsed() < NOT_LONG,
+            "{row}: public routes ask no store"
+        );
+        assert_eq!(
+            rig.fleet[replica]
+                .admin_get("/healthz")
+                .expect("an answer")
+                .0,
+            200
+        );
+        let down = wait_for(SOON, || {
+            let connected = rig.fleet[replica].metric("daypass_store_connected", &[]);
+            (connected < 0.5).then_some(())
+        });
+        assert!(down.is_some(), "{row}: the metric tells");
+    }
+    // A login cannot be finished: there is nowhere to put the session.
+    let stranger = Client::new();
+    let page = stranger.browse(rig.fleet[0].url("/orders")).await;
+    assert_eq!(page.expect("an answer").status, 503, "{name}: login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_down_or_frozen_costs_503_and_nothing_else() {
+    // REFRESH-37: without the lease's keeper no token is presented.
+    for name in ["down", "frozen"] {
+        let mut rig = Rig::with(2, |_| {}, |setup| setup);
+        let (fresh, expired) = (rig.sign_in().await, rig.expired().await);
+        rig.echo.forget();
+        if name == "down" {
+            rig.redis.kill();
+        } else {
+            rig.redis.pause();
+        }
+        assert_store_away(&rig, name, &fresh, &expired).await;
+        assert_eq!(rig.calls(), 0, "{name}: no token was presented");
+        let forwarded = rig.echo.requests();
+        let all_public = forwarded
+            .iter()
+            .all(|request| request.target == "/public/x");
+        assert!(
+            all_public && forwarded.len() == 2,
+            "{name}: {}",
+            forwarded.len()
+        );
+        if name == "down" {
+            rig.redis.restart();
+        } else {
+            rig.redis.resume();
+        }
+        let began = Instant::now();
+        rig.echo.forget();
+        for replica in 0..2 {
+            rig.until(&fresh, replica, 200).await;
+            rig.until(&expired, replica, 200).await;
+        }
+        assert!(
+            began.elapsed() < SOON,
+            "{name}: back after {:?}",
+            began.elapsed()
+        );
+        assert_eq!((rig.calls(), rig.provider.reused()), (1, 0), "{name}");
+        let ends = rig.counted("daypass_session_ends_total", &[]);
+        assert_eq!(ends, 0, "{name}: nobody's session ended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_token_waits_for_redis_to_come_back() {
+    // REFRESH-07: the provider's answer comes when Redis cannot take it.
+    for name in ["restarted", "frozen", "out of memory"] {
+        let mut rig = Rig::with(2, |_| {}, |setup| setup.set("provider.timeout", "1s"));
+        let person = rig.expired().await;
+        rig.echo.forget();
+        rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
+        let impatient = rig
+            .call(&person, 0, "/orders")
+            .timeout(Duration::from_millis(300));
+        assert!(impatient.send().await.is_err());
+        rig.wait_for_calls(1);
+        match name {
+            "restarted" => rig.redis.kill(),
+            "frozen" => rig.redis.pause(),
+            _ => drop(rig.redis.command(&["CONFIG", "SET", "maxmemory", "1"])),
+        }
+        rig.provider.release();
+        let reported =
+            rig.fleet[0].wait_for_log(&["refreshed tokens are not stored yet"], PATIENCE);
+        assert!(reported.is_some(), "{name}: it tries, and says so");
+        // REFRESH-06: nobody is served from an answer that is not stored.
+        let answer = rig.get(&person, 0).await;
+        assert_eq!(answer.status, 503, "{name}: {}", answer.text());
+        assert_eq!(rig.echo.count(), 0, "{name}");
+        match name {
+            "restarted" => rig.redis.restart(),
+            "frozen" => rig.redis.resume(),
+            _ => drop(rig.redis.command(&["CONFIG", "SET", "maxmemory", "0"])),
+        }
+        rig.wait_for_generation(&person, 1);
+        for replica in 0..2 {
+            rig.until(&person, replica, 200).await;
+        }
+        rig.assert_renewed(&person);
+        assert_eq!(
+            (rig.calls(), rig.provider.reused()),
+            (1, 0),
+            "{name}: presented once"
+        );
+        assert_eq!(rig.refreshes("success"), 1, "{name}");
+        assert_eq!(
+            rig.redis.keys(),
+            [person.record.clone()],
+            "{name}: no lease is left"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_survives_restarts_of_redis_between_requests() {
+    let mut rig = Rig::with(2, |_| {}, |setup| setup);
+    let person = rig.expired().await;
+    for round in 0..3 {
+        rig.redis.restart();
+        // Broken connections are found when they are used, and the command is sent again on a new one.
+        let answer = rig.get(&person, round % 2).await;
+        assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
+    }
+    assert_eq!((rig.calls(), rig.provider.reused()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgets_everything_signs_people_out_and_breaks_nothing() {
+    let rig = Rig::with(2, |_| {}, |setup| setup);
+    let (fresh, expired) = (rig.sign_in().await, rig.expired().await);
+    rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
+    let impatient = rig
+        .call(&expired, 0, "/orders")
+        .timeout(Duration::from_millis(300));
+    assert!(impatient.send().await.is_err());
+    rig.wait_for_calls(1);
+    rig.redis.flush();
+    // The scripts are gone as well.
+    rig.redis.command(&["SCRIPT", "FLUSH"]);
+    rig.provider.release();
+    for person in [&fresh, &expired] {
+        for replica in 0..2 {
+            assert_eq!(rig.get(person, replica).await.status, 401);
+        }
+    }
+    // Tokens of a session that is gone are revoked, not left to live on.
+    assert!(rig.provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE));
+    assert_eq!(rig.redis.keys(), [""; 0], "and nothing brought it back");
+    let again = rig.expired().await;
+    assert_eq!(rig.get(&again, 1).await.status, 200);
+    assert_eq!(rig.provider.reused(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_and_no_provider_cost_503_on_the_memory_store_too() {
+    let (mut provider, echo) = (Provider::start(), Echo::start());
+    let daypass = Daypass::ready(BINARY, Setup::new(&provider, &echo.url()));
+    let client = Client::new();
+    let brief = serde_json::json!({"expires_in": 0.1});
+    provider.fault(Endpoint::Token, Fault::Answer(brief));
+    let login = daypass.url("/oauth2/login?redirect=/public/in");
+    assert_eq!(client.browse(login).await.expect("the way in").status, 200);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    provider.stop();
+    for _ in 0..3 {
+        let answer = get(&client, daypass.url("/orders")).await;
+        assert_unavailable(&answer, "provider_unavailable", "API");
+    }
+    let call = client.navigate(daypass.url("/orders"));
+    let page = call.send().await.expect("an answer");
+    assert_eq!(
+        (page.status, page.location()),
+        (503, None),
+        "no login: the session lives"
+    );
+    provider.resume();
+    let deadline = Instant::now() + PATIENCE;
+    while get(&client, daypass.url("/orders")).await.status != 200 {
+        assert!(Instant::now() < deadline, "it recovers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        (provider.count(Endpoint::Refresh), provider.reused()),
+        (1, 0)
+    );
+}

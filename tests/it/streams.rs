@@ -1,1 +1,6 @@
-//! Keeps long answers, uploads, WebSockets and other versions of HTTP going.
+//! Shows that what flows goes on flowing, in both directions and over every kind of connection.
+
+mod flow;
+mod sockets;
+mod tls;
+mod websocket;

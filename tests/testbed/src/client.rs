@@ -24,8 +24,10 @@ use url::Url;
 
 pub use form::Form;
 pub use jar::{Cookie, Jar};
+pub use tokio_tungstenite::tungstenite;
 
 use crate::Failure;
+use crate::pki::Issued;
 
 /// Redirects followed before giving up.
 const HOPS: usize = 20;
@@ -48,18 +50,27 @@ impl Client {
         Self::build(Some(ca_pem), false)
     }
 
+    /// As [`Client::trusting`], and shows a certificate of its own.
+    pub fn with_certificate(ca_pem: &str, own: &Issued) -> Self {
+        Self::over(crate::pki::client_config(Some(ca_pem), Some(own)), false)
+    }
+
     /// HTTP/2 only, with prior knowledge on plain connections.
     pub fn http2() -> Self {
         Self::build(None, true)
     }
 
     fn build(ca_pem: Option<&str>, http2_only: bool) -> Self {
+        Self::over(crate::pki::client_config(ca_pem, None), http2_only)
+    }
+
+    fn over(tls: rustls::ClientConfig, http2_only: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(5)));
         let tls = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(crate::pki::client_config(ca_pem))
+            .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(connector);

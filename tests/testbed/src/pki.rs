@@ -92,26 +92,31 @@ impl Default for Authority {
 }
 
 impl Issued {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(self.cert_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .expect("our own PEM is readable")
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM is readable")
+    }
+
     /// A server that shows this certificate and offers HTTP/2 and HTTP/1.1.
     pub(crate) fn server_config(&self) -> Arc<rustls::ServerConfig> {
-        let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .expect("our own PEM is readable");
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
-            .expect("our own PEM is readable");
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring knows the default versions")
             .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .with_single_cert(self.chain(), self.key())
             .expect("certificate and key belong together");
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 }
 
-/// A client that trusts the certificates in `ca_pem` only.
-pub(crate) fn client_config(ca_pem: Option<&str>) -> rustls::ClientConfig {
+/// A client that trusts the certificates in `ca_pem` only, and shows `own` where one is asked for.
+pub(crate) fn client_config(ca_pem: Option<&str>, own: Option<&Issued>) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
         let certificate = certificate.expect("the authority's PEM is readable");
@@ -119,11 +124,16 @@ pub(crate) fn client_config(ca_pem: Option<&str>) -> rustls::ClientConfig {
             .add(certificate)
             .expect("the authority's certificate is valid");
     }
-    rustls::ClientConfig::builder_with_provider(provider())
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring knows the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+        .with_root_certificates(roots);
+    match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder
+            .with_client_auth_cert(own.chain(), own.key())
+            .expect("certificate and key belong together"),
+    }
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

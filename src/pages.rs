@@ -117,8 +117,10 @@ pub fn signed_out(context: PageContext<'_>, sign_in: &str) -> Page {
     )
 }
 
-/// Leads on to `target`, a path of ours or an http(s) URL, by itself: a browser that another site sent holds back
-/// `SameSite=Strict` cookies, and its next request, which this page makes, carries them.
+/// Opens `target` once more, from here: a browser that another site sent holds back `SameSite=Strict` cookies, and its next
+/// request, which this page makes, carries them.
+///
+/// `target` is a path of ours or an http(s) URL.
 pub fn onward(context: PageContext<'_>, target: &str) -> Page {
     let target = if is_link(target) { target } else { "/" };
     page(

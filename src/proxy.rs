@@ -172,14 +172,12 @@ impl Proxy {
                     reason,
                     Denied::NoRoute | Denied::Malformed | Denied::TooLarge
                 ) {
-                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
+                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
                 }
             }
         }
         if live.config.logging.access_log {
-            let access = ctx.route.map_or("none", |index| {
-                live::access_label(live.config.routes[index].access)
-            });
+            let access = series.access();
             tracing::info!(
                 target: telemetry::ACCESS,
                 decision = ctx.decision,
@@ -191,7 +189,7 @@ impl Proxy {
                 access,
                 reason = ctx.refusal.as_ref().map(Refusal::reason),
                 client.address = %ctx.client.ip,
-                subject = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
+                subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
                 duration_ms = millis(took),
                 own_ms = millis(own),
                 upstream_ms = ctx.upstream_took.map(millis),

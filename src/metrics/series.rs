@@ -41,6 +41,10 @@ impl RouteSeries {
     /// Looks the series up, and starts them at zero.
     pub fn new(metrics: &Arc<Metrics>, route: &Arc<str>, access: &'static str) -> Self {
         metrics.know_route(route);
+        // Method and status of what will come are open; one series shows that the metric is there.
+        metrics
+            .http_requests_total
+            .with_label_values(&[&**route, access, METHODS[0], "200"]);
         Self {
             metrics: metrics.clone(),
             route: route.clone(),
@@ -57,6 +61,11 @@ impl RouteSeries {
     /// The route's name.
     pub fn route(&self) -> &Arc<str> {
         &self.route
+    }
+
+    /// Label of the access mode.
+    pub fn access(&self) -> &'static str {
+        self.access
     }
 
     /// The metrics these belong to.

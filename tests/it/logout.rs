@@ -351,7 +351,7 @@ async fn a_local_logout_stays_here() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_end_session_endpoint_the_logout_ends_on_our_page() {
     let provider = Provider::with(|settings| {
-        settings.metadata = json!({"end_session_endpoint": null, "revocation_endpoint": null})
+        settings.metadata = json!({"end_session_endpoint": null, "revocation_endpoint": null});
     });
     let stage = Stage::with(provider, |setup| setup);
     for (row, path, status, location) in [

@@ -1,7 +1,9 @@
 //! Shows what is served when the provider or Redis is away (PRODUCT contract §7), and that daypass recovers by itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use daypass_testbed::breakable::{Breakable, Mode};
 use daypass_testbed::client::{Client, Response};
 use daypass_testbed::daypass::{Daypass, Setup};
 use daypass_testbed::echo::Echo;
@@ -10,7 +12,7 @@ use daypass_testbed::raw::wait_for;
 use daypass_testbed::redis::Redis;
 
 use crate::BINARY;
-use crate::faults::rig::{PATIENCE, Person, Rig, assert_unavailable};
+use crate::faults::rig::{PATIENCE, Person, Rig, assert_unavailable, counted};
 
 /// A request waits for the store for 500 ms at most; the rest is this machine's.
 const NOT_LONG: Duration = Duration::from_secs(2);
@@ -56,8 +58,8 @@ async fn daypass_starts_and_stays_up_with_the_provider_down() {
     assert_eq!(page.status, 200, "{}", page.text());
     assert!(echo.last().expect("forwarded").bearer().is_some());
     assert_eq!(
-        daypass.metric("daypass_logins_total", &[("result", "success")]),
-        1.0
+        counted(&daypass, "daypass_logins_total", &[("result", "success")]),
+        1
     );
 }
 
@@ -70,7 +72,7 @@ async fn daypass_starts_with_redis_down_and_gets_ready_when_it_comes() {
     assert_eq!(get(&client, daypass.url("/public/x")).await.status, 200);
     assert_eq!(daypass.admin_get("/healthz").expect("an answer").0, 200);
     assert_eq!(daypass.admin_get("/readyz").expect("an answer").0, 503);
-    assert_eq!(daypass.metric("daypass_store_connected", &[]), 0.0);
+    assert_eq!(counted(&daypass, "daypass_store_connected", &[]), 0);
     redis.restart();
     let began = Instant::now();
     daypass.wait_ready();
@@ -80,7 +82,7 @@ async fn daypass_starts_with_redis_down_and_gets_ready_when_it_comes() {
         .await
         .expect("the way in");
     assert_eq!(page.status, 200, "{}", page.text());
-    assert_eq!(daypass.metric("daypass_store_connected", &[]), 1.0);
+    assert_eq!(counted(&daypass, "daypass_store_connected", &[]), 1);
 }
 
 /// What holds for as long as Redis does not answer, whatever the reason.
@@ -224,7 +226,7 @@ async fn a_rotated_token_waits_for_redis_to_come_back() {
         assert_eq!(rig.refreshes("success"), 1, "{name}");
         assert_eq!(
             rig.redis.keys(),
-            [person.record.clone()],
+            std::slice::from_ref(&person.record),
             "{name}: no lease is left"
         );
     }
@@ -302,4 +304,95 @@ async fn an_expired_token_and_no_provider_cost_503_on_the_memory_store_too() {
         (provider.count(Endpoint::Refresh), provider.reused()),
         (1, 0)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_whose_connections_break_all_the_time_costs_no_session() {
+    // Every command may be lost on the way there or back: each must be safe to send again.
+    const PEOPLE: usize = 20;
+    let (provider, echo, redis) = (Provider::start(), Echo::start(), Redis::start());
+    let way = Breakable::start(redis.address());
+    let setup = Setup::new(&provider, &echo.url()).redis(&redis);
+    let setup = setup.set("session.store", format!("redis://{}/0", way.address()));
+    let rig = Rig {
+        fleet: Daypass::fleet(BINARY, &setup, 2),
+        redis,
+        provider,
+        echo,
+    };
+    let people = rig.all_expired(PEOPLE).await;
+    rig.echo.forget();
+    let over = AtomicBool::new(false);
+    let breaking = async {
+        while !over.load(Ordering::Relaxed) {
+            way.set(Mode::Cut);
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            way.set(Mode::Pass);
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    };
+    let asking = async {
+        let asked = people.iter().enumerate();
+        let asked = asked.map(|(index, person)| rig.until(person, index % 2, 200));
+        futures_util::future::join_all(asked).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(breaking, asking);
+    for (index, person) in people.iter().enumerate() {
+        rig.until(person, (index + 1) % 2, 200).await;
+    }
+    assert_eq!(
+        (rig.calls(), rig.provider.reused()),
+        (PEOPLE, 0),
+        "each presented once"
+    );
+    assert_eq!(rig.provider.active_grants(), PEOPLE);
+    assert_eq!(rig.counted("daypass_session_ends_total", &[]), 0);
+    let lines = rig.fleet[0].lines();
+    let lost = lines
+        .iter()
+        .filter(|line| line.contains("session store connection lost"));
+    assert!(lost.count() > 1, "they did break");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_whose_grant_was_never_heard_keeps_nobody_waiting() {
+    // Redis stalls just then: the lease is there, and its holder does not know. It need not wait for itself.
+    let (provider, echo, redis) = (Provider::start(), Echo::start(), Redis::start());
+    let way = Breakable::start(redis.address());
+    let setup = Setup::new(&provider, &echo.url()).redis(&redis);
+    let setup = setup.set("session.store", format!("redis://{}/0", way.address()));
+    let rig = Rig {
+        fleet: Daypass::fleet(BINARY, &setup, 1),
+        redis,
+        provider,
+        echo,
+    };
+    let (earlier, person) = (rig.expired().await, rig.expired().await);
+    // Redis knows the scripts from then on, and needs one round trip for each.
+    assert_eq!(rig.get(&earlier, 0).await.status, 200);
+    // Far enough for the grant to be seen in Redis before it is heard here, near enough for commands to be in time.
+    way.set(Mode::Delay(Duration::from_millis(150)));
+    let asking = rig.get(&person, 0);
+    let breaking = async {
+        let granted = tokio::task::block_in_place(|| {
+            wait_for(PATIENCE, || {
+                rig.redis.keys().contains(&person.lease()).then_some(())
+            })
+        });
+        assert!(granted.is_some());
+        way.set(Mode::BlackHole);
+    };
+    let (answer, ()) = tokio::join!(asking, breaking);
+    assert_unavailable(&answer, "store_unavailable", "the grant was not heard");
+    assert_eq!(rig.calls(), 1, "it was not acted on");
+    way.set(Mode::Pass);
+    let began = Instant::now();
+    rig.until(&person, 0, 200).await;
+    assert!(
+        began.elapsed() < SOON,
+        "it waited for itself: {:?}",
+        began.elapsed()
+    );
+    assert_eq!((rig.calls(), rig.provider.reused()), (2, 0));
 }

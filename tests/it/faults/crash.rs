@@ -23,7 +23,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 impl Rig {
     /// Starts a refresh on a replica in the background; returns when the provider was asked.
-    async fn set_off(&self, person: &Person, replica: usize) {
+    fn set_off(&self, person: &Person, replica: usize) {
         let asked = self.calls();
         let call = self.call(person, replica, "/orders");
         tokio::spawn(call.send());
@@ -67,7 +67,7 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
         (&frozen, 1, Fault::StallAnswer),
     ] {
         rig.provider.fault(Endpoint::Refresh, fault);
-        rig.set_off(person, replica).await;
+        rig.set_off(person, replica);
     }
     rig.fleet[0].kill();
     rig.fleet[1].freeze();
@@ -87,7 +87,7 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
         assert_eq!(rig.generation(person), Some(1));
     }
     assert!(
-        began.elapsed() >= LEASE - Duration::from_secs(4),
+        began.elapsed() >= Duration::from_secs(6),
         "the lease was respected"
     );
     // One presentation more of each token. Of the two that the provider had processed it is reuse, which is inherent.
@@ -141,7 +141,7 @@ async fn a_strict_provider_forgives_a_killed_holder_only_what_it_had_not_done_ye
     ] {
         assert_eq!(rig.session(person, 1).await.status, 200);
         rig.provider.fault(Endpoint::Refresh, fault);
-        rig.set_off(person, 0).await;
+        rig.set_off(person, 0);
     }
     rig.fleet[0].kill();
     rig.age_lease(&unprocessed);
@@ -166,7 +166,7 @@ async fn a_frozen_holder_that_wakes_to_a_rejection_ends_nothing() {
     rig.echo.forget();
     let late = [Fault::Stall, Fault::oauth("invalid_grant")];
     rig.provider.faults(Endpoint::Refresh, late);
-    rig.set_off(&person, 0).await;
+    rig.set_off(&person, 0);
     rig.fleet[0].freeze();
     rig.provider.release();
     rig.age_lease(&person);

@@ -314,7 +314,7 @@ async fn redis_holds_a_session_for_as_long_as_it_can_be_used() {
     assert_eq!(rig.get(&person, 1).await.status, 200);
     assert_eq!(
         rig.redis.keys(),
-        [person.record.clone()],
+        std::slice::from_ref(&person.record),
         "no lease once it is refreshed"
     );
     assert_eq!(rig.log_out(&person, 0).await.status, 204);

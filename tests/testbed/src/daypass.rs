@@ -285,6 +285,11 @@ impl Daypass {
         self.signal(Signal::SIGTERM);
     }
 
+    /// SIGINT: what Ctrl-C sends.
+    pub fn interrupt(&self) {
+        self.signal(Signal::SIGINT);
+    }
+
     /// SIGSTOP: freezes it.
     pub fn freeze(&mut self) {
         self.signal(Signal::SIGSTOP);

@@ -1,7 +1,7 @@
 //! Runs a request through pingora's phases, which only call the rest.
 //!
 //! `early_request_filter` reads the head strictly, `request_filter` decides and answers what is ours, `upstream_peer` and
-//! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A [`Context`] carries
+//! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A `Context` carries
 //! the request; it holds the configuration the request began with.
 
 mod answer;

@@ -110,7 +110,7 @@ fn bit(len: usize) -> u64 {
 ///
 /// With `upgrade`, an `Upgrade` field stays and `Connection` becomes exactly `upgrade`. `TE` shrinks to `trailers` when
 /// it holds that (gRPC depends on it). Framing (`Content-Length`, `Transfer-Encoding`) belongs to the server and
-/// stays. `Connection` cannot name away what others rely on (PROXY-02): see [`is_end_to_end`].
+/// stays. `Connection` cannot name away what others rely on (PROXY-02): see `is_end_to_end`.
 pub fn strip_hop_by_hop(headers: &mut impl Edit, upgrade: bool) {
     let fields = headers.fields();
     if fields.contains_key(CONNECTION) {

@@ -280,6 +280,9 @@ impl ProxyHttp for Proxy {
                 .min(live.config.routes[route].limits.timeout)
         };
         peer.options.read_timeout = Some(silence);
+        if ctx.upgrade {
+            upstream.for_upgrade(&mut peer);
+        }
         Ok(Box::new(peer))
     }
 

@@ -56,7 +56,8 @@ pub(super) fn request(
     // pingora does this for HTTP/1.1 only.
     headers::strip_hop_by_hop(head, ctx.upgrade);
     let authority = &ctx.live.authorities[ctx.origin];
-    let secure = config.public_origins[ctx.origin].secure;
+    // TLS may end before us: the origin tells, or a trusted proxy.
+    let secure = config.public_origins[ctx.origin].secure || ctx.client.proto_https;
     forwarded::apply(head, &ctx.client, secure, authority.clone());
     if ctx.client.host.is_some() {
         // The trusted proxy's word decided whose request this is: the upstream must not read another host.

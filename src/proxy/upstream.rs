@@ -1,5 +1,7 @@
 //! Finds the address of an upstream, and keeps what a connection to it needs.
 
+mod patient;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::model;
 use crate::metrics::{Metrics, UpstreamSeries};
+
+use patient::PatientConnector;
 
 /// How long a resolved name is believed before it is asked for again, in the background.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
@@ -32,6 +36,7 @@ pub struct Upstream {
     /// Its series.
     pub series: UpstreamSeries,
     template: HttpPeer,
+    upgrades: Arc<PatientConnector>,
     resolved: ArcSwapOption<Resolved>,
     resolving: AtomicBool,
     turn: AtomicUsize,
@@ -86,6 +91,9 @@ impl Upstream {
             series: UpstreamSeries::new(metrics, &config.name),
             config: config.clone(),
             template,
+            upgrades: Arc::new(PatientConnector {
+                timeout: config.connect_timeout,
+            }),
             resolved: ArcSwapOption::new(resolved),
             resolving: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
@@ -107,6 +115,12 @@ impl Upstream {
             .await
             .map_err(|_| Unresolved)??;
         Ok(self.pick(&peers))
+    }
+
+    /// Makes a peer's connection one for an upgrade: see [`patient`]. Such connections are not shared with other requests.
+    pub fn for_upgrade(&self, peer: &mut HttpPeer) {
+        peer.options.custom_l4 = Some(self.upgrades.clone());
+        peer.group_key = !peer.group_key;
     }
 
     /// Whether another address is worth a try when one does not answer.

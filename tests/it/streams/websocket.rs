@@ -81,3 +81,21 @@ async fn strangers_get_no_socket() {
         .expect_err("no socket");
     assert_eq!(refused.status, Some(200));
 }
+
+/// Each `101` of a quick upstream races with the end of the request's empty body; all hundred must stay open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_websockets_stay_open() {
+    let stage = Stage::signed_in(|setup, _| setup).await;
+    let origin = stage.daypass.url("");
+    for turn in 0..100 {
+        let mut socket = stage
+            .client
+            .websocket(&stage.daypass.url("/ws"), &[("origin", &origin)])
+            .await
+            .expect("a WebSocket");
+        let said = Message::text(format!("turn {turn}"));
+        socket.send(said.clone()).await.expect("open for writing");
+        let heard = socket.next().await.expect("open for reading");
+        assert_eq!(heard.expect("no reset"), said, "turn {turn}");
+    }
+}

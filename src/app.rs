@@ -21,6 +21,7 @@ use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
+use crate::rp::Revoker;
 use crate::session::Sessions;
 
 /// Pause between looks at the session store.
@@ -28,6 +29,9 @@ const STORE_PULSE: Duration = Duration::from_secs(1);
 /// Pause between looks at the providers: while one is missing, and when all are there.
 const PROVIDER_RETRY: Duration = Duration::from_secs(5);
 const PROVIDER_PULSE: Duration = Duration::from_secs(60);
+
+/// What storing a refreshed token, or revoking one, may take at shutdown beside the provider's own time.
+const STORING: Duration = Duration::from_secs(5);
 
 /// Why daypass does not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,7 @@ impl App {
         let lasting = Lasting {
             sessions,
             login_memory: login::Memory::new(),
+            revoker: Revoker::default(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         };
@@ -114,8 +119,8 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown` resolves, then drains: no new connections, requests and refreshes under way are finished,
-    /// at most for `limits.drain_timeout`.
+    /// Serves until `shutdown` resolves, then drains: no new connections, requests under way are finished within
+    /// `limits.drain_timeout`, refreshes under way within the provider's `refresh_patience`.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = watch::channel(false);
         let config = self.live.load().config.clone();
@@ -167,22 +172,34 @@ impl App {
         self.health.drain();
         upkeep.abort_all();
         let _ = stop.send(true);
-        let drained = tokio::time::timeout(patience, async {
+        let requests = tokio::time::timeout(patience, async {
             self.in_flight.drained().await;
-            self.refresher.drain(patience).await;
-            self.live.load().logout.drained().await;
             while serving.join_next().await.is_some() {}
         });
-        if drained.await.is_ok() {
-            tracing::info!("drained");
-        } else {
-            tracing::warn!(
-                in_flight = self.in_flight.count(),
-                refreshes = self.refresher.in_flight(),
-                "drain timed out; cutting what is left"
-            );
+        if requests.await.is_err() {
+            let in_flight = self.in_flight.count();
+            tracing::warn!(in_flight, "drain timed out; cutting what is left");
         }
         serving.abort_all();
+        // A refresh may have rotated its token already: giving up on the answer would end the session (REFRESH-35). It
+        // has its own patience, whatever the requests were given.
+        let live = self.live.load_full();
+        let patience = live
+            .providers
+            .iter()
+            .map(|provider| provider.config().refresh_patience)
+            .max();
+        let left = self
+            .refresher
+            .drain(patience.unwrap_or_default() + STORING)
+            .await;
+        if tokio::time::timeout(STORING, self.lasting.revoker.drained())
+            .await
+            .is_err()
+        {
+            tracing::warn!("revocations left unfinished");
+        }
+        tracing::info!(refreshes_left = left, "drained");
         let _ = admin_stop.send(true);
         admin.abort();
     }
@@ -306,10 +323,15 @@ impl Reloader {
         }
         let config = Arc::new(config);
         let new = Live::compile(config.clone(), &self.lasting, Some(&old))?;
-        for certificate in &self.certificates {
-            certificate.reload()?;
-        }
+        let acceptors = self
+            .certificates
+            .iter()
+            .map(|certificate| certificate.read())
+            .collect::<Result<Vec<_>, _>>()?;
         self.lasting.sessions.reconfigure(&config.session)?;
+        for (certificate, acceptor) in self.certificates.iter().zip(acceptors) {
+            certificate.put(acceptor);
+        }
         self.live.store(Arc::new(new));
         Ok(())
     }
@@ -327,6 +349,7 @@ pub fn check_offline(config: &Config) -> Result<(), String> {
     let lasting = Lasting {
         sessions,
         login_memory: login::Memory::new(),
+        revoker: Revoker::default(),
         clock,
         metrics,
     };

@@ -7,12 +7,16 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pingora::apps::ServerApp;
+use pingora::http::ResponseHeader;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{GetProxyDigest, GetSocketDigest, SocketDigest, Stream};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -21,12 +25,49 @@ use crate::config::model::{Address, Listener};
 
 pub mod tls;
 
+/// Longest time from a TLS handshake to the first request: HTTP/2 has no limit of its own on its preface.
+const FIRST_REQUEST: Duration = Duration::from_secs(75);
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections held at once by one listener; more wait in the kernel's queue.
 const CONNECTIONS: usize = 65_536;
 /// Pause after a failed `accept`, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a connection has ever carried a request. Travels with the stream, in the only place pingora has for such a thing.
+#[derive(Debug, Clone, Default)]
+pub struct Activity(Arc<AtomicBool>);
+
+impl Activity {
+    /// Marks the session's connection as in use.
+    pub fn of(session: &ServerSession) {
+        let digest = session
+            .digest()
+            .and_then(|digest| digest.proxy_digest.as_ref());
+        let mark = digest.and_then(|digest| digest.user_data.as_ref()?.downcast_ref::<Self>());
+        if let Some(mark) = mark {
+            mark.0.store(true, Ordering::Release);
+        }
+    }
+
+    fn attach(&self, stream: &mut L4Stream) {
+        let Ok(unused) = ResponseHeader::build_no_case(200, Some(0)) else {
+            return;
+        };
+        stream.set_proxy_digest(ProxyDigest::new(
+            Box::new(unused),
+            Some(Box::new(self.clone())),
+        ));
+    }
+
+    /// Resolves when the connection has stayed without a request for too long; never if it carried one.
+    async fn missing(&self) {
+        tokio::time::sleep(FIRST_REQUEST).await;
+        if self.0.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// A bound socket, not yet accepting.
 #[derive(Debug)]
@@ -159,7 +200,7 @@ impl Bound {
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&slots) => accepted,
             };
-            let (stream, slot) = match accepted {
+            let (mut stream, slot) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, listener = %self.address, "cannot accept a connection");
@@ -174,12 +215,25 @@ impl Bound {
             );
             connections.spawn(async move {
                 let _slot = slot;
+                let activity = Activity::default();
+                let tls = acceptor.is_some();
+                if tls {
+                    activity.attach(&mut stream);
+                }
                 let Some(stream) = handshake(stream, acceptor).await else {
                     return;
                 };
-                let mut next = app.process_new(stream, &stop).await;
-                while let Some(stream) = next {
-                    next = app.process_new(stream, &stop).await;
+                let requests = async {
+                    let mut next = app.process_new(stream, &stop).await;
+                    while let Some(stream) = next {
+                        next = app.process_new(stream, &stop).await;
+                    }
+                };
+                // On plain connections the application's own limit on a header is enough.
+                tokio::select! {
+                    biased;
+                    () = requests => {}
+                    () = activity.missing(), if tls => {}
                 }
             });
         }

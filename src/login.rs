@@ -9,6 +9,7 @@ use crate::clock::SharedClock;
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::oidc::Provider;
+use crate::rp::Revoker;
 use crate::session::{SessionId, Sessions};
 
 mod answer;
@@ -178,6 +179,7 @@ impl Login {
         providers: Vec<Arc<Provider>>,
         sessions: Sessions,
         memory: Arc<Memory>,
+        revoker: Revoker,
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -189,7 +191,7 @@ impl Login {
                 memory,
                 clock,
                 metrics,
-                revoker: crate::rp::Revoker::new(),
+                revoker,
             },
         }
     }

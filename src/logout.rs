@@ -43,6 +43,7 @@ impl Logout {
         config: Arc<model::Config>,
         providers: Vec<Arc<Provider>>,
         sessions: Sessions,
+        revoker: Revoker,
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -53,7 +54,7 @@ impl Logout {
                 sessions,
                 clock,
                 metrics,
-                revoker: Revoker::new(),
+                revoker,
             },
         }
     }
@@ -85,10 +86,5 @@ impl Logout {
     /// the redirects after a form to it. Providers that cannot be asked now are left out, as logging out leaves them out.
     pub async fn end_session_origins(&self, origin: &model::Origin) -> Vec<String> {
         self.flow.end_session_origins(origin).await
-    }
-
-    /// Waits until no revocation started here is under way (at most about 20 s); for shutdown.
-    pub async fn drained(&self) {
-        self.flow.revoker.drained().await;
     }
 }

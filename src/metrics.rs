@@ -16,7 +16,7 @@ pub use labels::{
     CallResult, Denied, Endpoint, LoginResult, LogoutKind, RefreshResult, ReloadResult, SessionEnd,
     StoreOp, StoreResult, Unauthenticated, UpstreamError,
 };
-pub use series::{RouteSeries, UpstreamSeries};
+pub use series::{RouteSeries, UpstreamSeries, method_label};
 
 /// Every metric, registered in one registry.
 #[derive(Debug)]

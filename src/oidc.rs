@@ -45,7 +45,9 @@ pub struct Provider {
     client: Client,
     metadata: Cached<Metadata>,
     keys: Cached<KeySet>,
-    pause: Pause,
+    /// A 429 that logins provoke stops no refresh, and the other way round.
+    login_pause: Pause,
+    refresh_pause: Pause,
 }
 
 impl fmt::Debug for Provider {
@@ -81,6 +83,8 @@ pub struct AuthorizationRequest<'a> {
 pub struct TokenResponse {
     /// The access token; never empty.
     pub access_token: AccessToken,
+    /// When the request was sent: the token's life is counted from then (REFRESH-25).
+    pub asked_at: Timestamp,
     /// When it expires: time the request was sent + `expires_in`, else `exp` of the JWT, else the configured default.
     pub expires_at: Timestamp,
     /// A new refresh token, when there is one.
@@ -101,8 +105,16 @@ pub enum CallError {
     Unavailable {
         /// Short text for the log; never holds anything the provider or a user sent.
         reason: &'static str,
-        /// No answer was read although the request was (or may have been) sent: the provider may have acted on it.
-        ambiguous: bool,
+        /// Whether it has done what was asked all the same.
+        acted: Acted,
+    },
+    /// The token endpoint said yes in words that cannot be used (RFC 6749 §5.1): what was presented is spent.
+    #[error("the provider's answer cannot be used: {reason}")]
+    Unusable {
+        /// Short text for the log, as above.
+        reason: &'static str,
+        /// The refresh token in that very answer: there is no other copy of it.
+        refresh_token: Option<RefreshToken>,
     },
     /// 429, or a local pause that an earlier 429 or 503 asked for.
     #[error("the provider asks to slow down")]
@@ -119,6 +131,17 @@ pub enum CallError {
     /// The provider lacks what is asked for (endpoint, metadata that fit), or its metadata are wrong.
     #[error("provider metadata: {0}")]
     Metadata(String),
+}
+
+/// What a provider that brought no answer may have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acted {
+    /// Nothing: no byte was sent of any request that could do something (REFRESH-22).
+    Unasked,
+    /// Nothing: it said so.
+    No,
+    /// Nobody knows: the request was (or may have been) sent, and no answer of its own came back (REFRESH-23).
+    Perhaps,
 }
 
 /// What an ID token must say (OIDC Core §3.1.3.7).
@@ -200,7 +223,8 @@ impl Provider {
             client,
             metadata,
             keys,
-            pause: Pause::default(),
+            login_pause: Pause::default(),
+            refresh_pause: Pause::default(),
         })
     }
 
@@ -211,7 +235,7 @@ impl Provider {
 
     /// What is left of the pause that a 429 or 503 asked for.
     pub fn pause_left(&self) -> Option<Duration> {
-        self.pause.left()
+        self.refresh_pause.left()
     }
 
     /// Fetches metadata and keys when they are not at hand; for `check --online` and warm-up.

@@ -30,7 +30,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
-use crate::metrics::{Denied, UpstreamError};
+use crate::metrics::{Denied, UpstreamError, method_label};
 use crate::refresh::Refresher;
 use crate::rp::audit::subject_hash;
 use crate::telemetry;
@@ -119,6 +119,8 @@ impl Proxy {
                     route,
                     session.req_header(),
                     ctx.upgrade,
+                    self.clock.now(),
+                    &mut ctx.session,
                 )
                 .await
                 {
@@ -182,7 +184,7 @@ impl Proxy {
                 target: telemetry::ACCESS,
                 decision = ctx.decision,
                 request.id = ctx.request_id.as_str(),
-                http.method = head.method.as_str(),
+                http.method = method_label(&head.method),
                 http.status = status.as_u16(),
                 url.path = ctx.path.as_deref(),
                 route = &**series.route(),
@@ -260,11 +262,16 @@ impl ProxyHttp for Proxy {
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "route without upstream"))?;
         ctx.connects += 1;
+        // A retry sends the body again from its start.
+        ctx.body = 0;
         let Ok(mut peer) = upstream.peer().await else {
             ctx.unresolved = true;
             return Err(Error::explain(ErrorType::ConnectError, "name not resolved").into_up());
         };
+        let limit = live.config.routes[route].limits.timeout;
         let silence = if ctx.upgrade || ctx.events {
+            // The client says that a stream will come; the upstream must still begin its answer in time.
+            guard::answer_within(Some(limit));
             STREAM_SILENCE
         } else {
             upstream
@@ -327,6 +334,9 @@ impl ProxyHttp for Proxy {
         }
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if ctx.upgrade || ctx.events {
+                guard::answer_within(None);
+            }
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {
                 let took = sent.elapsed();
                 ctx.upstream_took = Some(took);

@@ -6,4 +6,4 @@ pub(crate) mod fakes;
 pub(crate) mod port;
 mod revoke;
 
-pub(crate) use revoke::Revoker;
+pub use revoke::Revoker;

@@ -63,7 +63,7 @@ pub struct Tokens {
     pub id: Option<IdToken>,
     /// Granted scopes.
     pub scopes: Vec<String>,
-    /// When the access token was issued to us.
+    /// When the access token was asked for: its life is counted from then.
     pub refreshed_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,
@@ -147,7 +147,8 @@ pub enum CommitAnswer {
     Gone,
     /// Another holder has written; here is the session as it is now.
     Superseded(Arc<Session>),
-    /// Our lease ran out and another has one now, over the same generation: ask again, the tokens must not be lost.
+    /// Our lease ran out and another has one now, over the same generation. The tokens are parked with the session and
+    /// come into force should the other's be refused; ask again to learn of it.
     Held {
         /// What is left of the other's lease.
         retry_in: Duration,

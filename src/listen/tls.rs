@@ -38,13 +38,17 @@ impl Certificate {
         })
     }
 
-    /// Reads the files again; the old certificate serves on when they are bad.
+    /// Reads the files again, for [`put`](Self::put).
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn reload(&self) -> Result<(), String> {
-        self.acceptor.store(Arc::new(acceptor(&self.files)?));
-        Ok(())
+    pub fn read(&self) -> Result<Arc<Acceptor>, String> {
+        acceptor(&self.files).map(Arc::new)
+    }
+
+    /// Takes the next handshakes with `acceptor`.
+    pub fn put(&self, acceptor: Arc<Acceptor>) {
+        self.acceptor.store(acceptor);
     }
 
     /// What takes the next handshake.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use serde_json::Value;
 
 use super::CallbackError;
@@ -11,8 +10,8 @@ use super::state::Transaction;
 use crate::clock::{SharedClock, Timestamp};
 use crate::oidc::{CallError, Claims, Expectations, IdTokenError, TokenResponse};
 use crate::rp::port::Idp;
-use crate::secret::{AccessToken, AuthorizationCode};
-use crate::session::{Session, Tokens};
+use crate::secret::AuthorizationCode;
+use crate::session::{Session, Tokens, bearer};
 
 /// Exchanges the code, checks the ID token, merges UserInfo where configured. Each call has the provider's own deadline.
 ///
@@ -25,7 +24,6 @@ pub(super) async fn redeem<P: Idp>(
     clock: &SharedClock,
     lifetime: Duration,
 ) -> Result<Session, CallbackError> {
-    let asked_at = clock.now();
     let answer = provider
         .exchange_code(code, &transaction.verifier, &transaction.redirect_uri)
         .await
@@ -65,7 +63,6 @@ pub(super) async fn redeem<P: Idp>(
         answer,
         claims,
         subject,
-        asked_at,
         clock.now(),
         lifetime,
     ))
@@ -76,7 +73,6 @@ fn session<P: Idp>(
     answer: TokenResponse,
     claims: Claims,
     subject: Arc<str>,
-    asked_at: Timestamp,
     now: Timestamp,
     lifetime: Duration,
 ) -> Session {
@@ -98,18 +94,11 @@ fn session<P: Idp>(
             id: answer.id_token,
             // RFC 6749 §5.1: an answer that names no scopes granted those asked for (FLOW-28).
             scopes: answer.scope.unwrap_or_else(|| config.scopes.clone()),
-            refreshed_at: asked_at,
+            refreshed_at: answer.asked_at,
             expires_at: answer.expires_at,
         }),
         generation: 0,
     }
-}
-
-/// `Bearer <token>`, `None` when the token holds what no header may.
-fn bearer(token: &AccessToken) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// What the protocol says about the login itself. Only the signed ID token may speak about it.
@@ -157,9 +146,9 @@ fn refusal<P: Idp>(provider: &P, endpoint: &'static str, error: CallError) -> Ca
         "the provider did not complete a login"
     );
     match error {
-        CallError::Unavailable { .. } | CallError::RateLimited { .. } => {
-            CallbackError::ProviderUnavailable
-        }
+        CallError::Unavailable { .. }
+        | CallError::Unusable { .. }
+        | CallError::RateLimited { .. } => CallbackError::ProviderUnavailable,
         CallError::OAuth { code } if is_outage(&code) => CallbackError::ProviderUnavailable,
         CallError::OAuth { .. } | CallError::Metadata(_) => {
             CallbackError::Invalid(format!("{endpoint}: {error}"))
@@ -198,13 +187,5 @@ mod tests {
             signed,
             claims(json!({"sub": "jane", "email": "jane@example.com", "name": "Jane"}))
         );
-    }
-
-    #[test]
-    fn a_bearer_header_is_sensitive_and_a_token_with_a_line_break_makes_none() {
-        let value = bearer(&AccessToken::new("abc")).unwrap();
-        assert_eq!(value, "Bearer abc");
-        assert!(value.is_sensitive());
-        assert!(bearer(&AccessToken::new("a\r\nx: y")).is_none());
     }
 }

@@ -30,6 +30,10 @@ const METHODS: [&str; 8] = [
 ];
 
 /// A method's label: one of the usual ones, else `other`, so that clients cannot make series up.
+pub fn method_label(method: &Method) -> &'static str {
+    METHODS[method_index(method)]
+}
+
 fn method_index(method: &Method) -> usize {
     METHODS
         .iter()

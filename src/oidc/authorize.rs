@@ -96,7 +96,7 @@ impl Provider {
                     .and_then(Value::as_str)
                     .filter(|uri| !uri.is_empty())
                     .map(str::to_owned)
-                    .ok_or("the answer has no `request_uri`")
+                    .ok_or_else(|| "the answer has no `request_uri`".into())
             })
             .await?;
         Ok(request_uri)

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::CallError;
 use super::random::jittered;
+use super::{Acted, CallError};
 
 /// A document of the provider that is fetched when somebody needs it.
 #[derive(Debug)]
@@ -259,7 +259,7 @@ fn unavailable(reason: &'static str) -> CallError {
     // A fetch changes nothing at the provider.
     CallError::Unavailable {
         reason,
-        ambiguous: false,
+        acted: Acted::Unasked,
     }
 }
 

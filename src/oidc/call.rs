@@ -16,15 +16,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
 use self::form::{Sent, TrackedBody};
 use super::pause::retry_after;
-use super::{CallError, Claims};
+use super::{Acted, CallError, Claims};
 use crate::clock::SharedClock;
 use crate::config::model;
 use crate::metrics::{CallResult, Endpoint, Metrics};
+use crate::secret::RefreshToken;
 
 pub(super) use self::form::Form;
 
@@ -70,6 +72,26 @@ pub(super) struct Failed {
     pub(super) error: CallError,
 }
 
+/// What is wrong with an answer of status 2xx.
+#[derive(Debug)]
+pub(super) enum BadAnswer {
+    /// It cannot be read: part of it, or somebody else's, may have got in between.
+    Unreadable(&'static str),
+    /// It was read to its end, and is the provider's, but does not say what it must.
+    Unusable {
+        /// Short text for the log.
+        reason: &'static str,
+        /// The refresh token in it.
+        refresh_token: Option<RefreshToken>,
+    },
+}
+
+impl From<&'static str> for BadAnswer {
+    fn from(reason: &'static str) -> Self {
+        Self::Unreadable(reason)
+    }
+}
+
 impl From<Failed> for CallError {
     fn from(failed: Failed) -> Self {
         failed.error
@@ -79,7 +101,7 @@ impl From<Failed> for CallError {
 impl Reply {
     /// The body as JSON object. HTML and other types are refused unread; an absent or vague type is not held against
     /// a body that parses.
-    pub(super) fn json(&self) -> Result<Claims, &'static str> {
+    pub(super) fn json(&self) -> Result<Claims, BadAnswer> {
         const VAGUE: [&str; 3] = ["text/plain", "text/javascript", "application/octet-stream"];
         let media = self.media_type();
         let fits = media.is_empty()
@@ -87,9 +109,14 @@ impl Reply {
             || media.ends_with("+json")
             || VAGUE.contains(&media.as_str());
         if !fits {
-            return Err("the answer is not JSON");
+            return Err("the answer is not JSON".into());
         }
-        serde_json::from_slice(&self.body).map_err(|_| "the answer is no JSON object")
+        serde_json::from_slice(&self.body).map_err(|_| "the answer is no JSON object".into())
+    }
+
+    /// The body as JSON of any kind, whatever its type says.
+    pub(super) fn any_json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok()
     }
 
     /// The body as text.
@@ -149,7 +176,7 @@ impl Caller {
     pub(super) async fn call<T>(
         &self,
         request: Request<'_>,
-        read: impl FnOnce(&Reply) -> Result<T, &'static str>,
+        read: impl FnOnce(&Reply) -> Result<T, BadAnswer>,
     ) -> Result<T, Failed> {
         let began = Instant::now();
         let endpoint = request.endpoint;
@@ -173,7 +200,7 @@ impl Caller {
     async fn attempt<T>(
         &self,
         request: Request<'_>,
-        read: impl FnOnce(&Reply) -> Result<T, &'static str>,
+        read: impl FnOnce(&Reply) -> Result<T, BadAnswer>,
     ) -> Result<T, Failed> {
         let sent = Sent::default();
         let is_form = request.form.is_some();
@@ -182,14 +209,27 @@ impl Caller {
             .await
             .unwrap_or_else(|_| {
                 let reason = "no answer in time";
-                Err(unavailable(CallResult::Timeout, reason, sent.possibly()))
+                Err(unavailable(CallResult::Timeout, reason, sent.acted()))
             })?;
         if is_form && let Some(code) = oauth_error(&answer.body) {
             // Some providers say 200 and mean an error (REFRESH-19).
             return Err(refused(code));
         }
         // From here on the provider has said yes: what cannot be read may still have been acted on.
-        read(&answer).map_err(|reason| unavailable(CallResult::Invalid, reason, sent.possibly()))
+        read(&answer).map_err(|bad| match bad {
+            BadAnswer::Unreadable(reason) => unavailable(CallResult::Invalid, reason, sent.acted()),
+            BadAnswer::Unusable {
+                reason,
+                refresh_token,
+            } => Failed {
+                result: CallResult::Invalid,
+                retry_after: None,
+                error: CallError::Unusable {
+                    reason,
+                    refresh_token,
+                },
+            },
+        })
     }
 
     /// Sends, and reads a 2xx answer to its end.
@@ -211,18 +251,24 @@ impl Caller {
         }
         let mut response = builder.send().await.map_err(|error| {
             let (result, reason) = sort(&error);
-            unavailable(result, reason, sent.possibly())
+            unavailable(result, reason, sent.acted())
         })?;
         let status = response.status();
         if !status.is_success() {
-            // Counts also when the deadline strikes while the error is read.
-            sent.in_vain();
-            return Err(self.refusal(response, request.form.is_some()).await);
+            // A gateway speaks for itself: the provider behind it may have acted, and its answer got lost there.
+            if !matches!(
+                status,
+                StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+            ) {
+                // Counts also when the deadline strikes while the error is read.
+                sent.in_vain();
+            }
+            return Err(self.refusal(response, request.form.is_some(), sent).await);
         }
         let body = match read_body(&mut response).await {
             Ok(body) => body,
             Err((result, reason)) => {
-                return Err(unavailable(result, reason, sent.possibly()));
+                return Err(unavailable(result, reason, sent.acted()));
             }
         };
         Ok(Reply {
@@ -231,9 +277,8 @@ impl Caller {
         })
     }
 
-    /// Sorts an answer that is no success. Its status says that the provider did not do what was asked, so that none
-    /// of these is ambiguous, and only the body of a 4xx is read at all.
-    async fn refusal(&self, mut response: reqwest::Response, is_form: bool) -> Failed {
+    /// Sorts an answer that is no success. Only the body of a 4xx is read at all.
+    async fn refusal(&self, mut response: reqwest::Response, is_form: bool, sent: &Sent) -> Failed {
         let status = response.status();
         let wait = retry_after(response.headers(), self.clock.now());
         let (result, reason) = match status.as_u16() {
@@ -278,7 +323,7 @@ impl Caller {
         Failed {
             result,
             retry_after: wait.filter(|_| status == StatusCode::SERVICE_UNAVAILABLE),
-            error: unavailable(result, reason, false).error,
+            error: unavailable(result, reason, sent.acted()).error,
         }
     }
 }
@@ -304,13 +349,11 @@ async fn read_body(response: &mut reqwest::Response) -> Result<Bytes, (CallResul
 
 /// The `error` of an OAuth error answer (RFC 6749 §5.2), cut to its allowed characters and 64 of them.
 fn oauth_error(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct ErrorAnswer {
-        error: String,
-    }
-    let answer: ErrorAnswer = serde_json::from_slice(body).ok()?;
+    // A derived struct would take a list for an object.
+    let answer: Claims = serde_json::from_slice(body).ok()?;
     let code: String = answer
-        .error
+        .get("error")?
+        .as_str()?
         .chars()
         .filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\'))
         .take(64)
@@ -322,7 +365,7 @@ fn refused(code: String) -> Failed {
     if matches!(code.as_str(), "temporarily_unavailable" | "server_error") {
         // Says nothing about the grant (REFRESH-13).
         let reason = "it says that it cannot serve now";
-        return unavailable(CallResult::ServerError, reason, false);
+        return unavailable(CallResult::ServerError, reason, Acted::No);
     }
     Failed {
         result: CallResult::ClientError,
@@ -331,11 +374,11 @@ fn refused(code: String) -> Failed {
     }
 }
 
-fn unavailable(result: CallResult, reason: &'static str, ambiguous: bool) -> Failed {
+fn unavailable(result: CallResult, reason: &'static str, acted: Acted) -> Failed {
     Failed {
         result,
         retry_after: None,
-        error: CallError::Unavailable { reason, ambiguous },
+        error: CallError::Unavailable { reason, acted },
     }
 }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::call::Form;
 use super::discovery::Metadata;
 use super::private_key::SigningKey;
-use super::{CallError, random};
+use super::{Acted, CallError, random};
 use crate::clock::SharedClock;
 use crate::config::model;
 use crate::secret::ClientSecret;
@@ -119,7 +119,7 @@ fn sign(
 fn unsigned() -> CallError {
     CallError::Unavailable {
         reason: "no client assertion could be signed",
-        ambiguous: false,
+        acted: Acted::Unasked,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 
-/// A pause for all token calls to one provider, whatever session they are for (REFRESH-38).
+/// A pause for all token calls of one grant type to one provider, whatever session they are for (REFRESH-38).
 #[derive(Debug, Default)]
 pub(super) struct Pause(Mutex<Option<Instant>>);
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::call::{Form, Request};
+use super::call::{BadAnswer, Form, Reply, Request};
+use super::pause::Pause;
 use super::{CallError, Claims, Provider, TokenResponse, jws};
 use crate::clock::Timestamp;
 use crate::metrics::Endpoint;
@@ -23,7 +24,8 @@ impl Provider {
         form.set("code", code.expose());
         form.set("redirect_uri", redirect_uri);
         form.set("code_verifier", verifier.expose());
-        self.ask_for_tokens(form, self.config.timeout).await
+        self.ask_for_tokens(form, self.config.timeout, &self.login_pause)
+            .await
     }
 
     pub(super) async fn renew(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
@@ -31,7 +33,7 @@ impl Provider {
         // No `scope`: what was granted stays granted (RFC 6749 §6, REFRESH-30).
         form.set("grant_type", "refresh_token");
         form.set("refresh_token", token.expose());
-        self.ask_for_tokens(form, self.config.refresh_patience)
+        self.ask_for_tokens(form, self.config.refresh_patience, &self.refresh_pause)
             .await
     }
 
@@ -40,10 +42,11 @@ impl Provider {
         &self,
         mut form: Form,
         within: Duration,
+        pause: &Pause,
     ) -> Result<TokenResponse, CallError> {
         let deadline = Instant::now() + within;
         let metadata = self.metadata().await?;
-        if let Some(left) = self.pause.left() {
+        if let Some(left) = pause.left() {
             return Err(CallError::RateLimited {
                 retry_after: Some(left),
             });
@@ -61,16 +64,43 @@ impl Provider {
         let outcome = self
             .caller
             .call(request, |reply| {
-                read(&reply.json()?, sent_at, self.config.default_token_lifetime)
+                read_reply(reply, sent_at, self.config.default_token_lifetime)
             })
             .await;
         outcome.map_err(|failed| {
             if let Some(wait) = failed.retry_after {
-                self.pause.extend(wait);
+                pause.extend(wait);
             }
             failed.error
         })
     }
+}
+
+/// Reads a successful answer. One that is JSON is the provider's own and whole: it has acted, and a refresh token in it is
+/// good whatever else is wrong, the media type included.
+fn read_reply(
+    reply: &Reply,
+    sent_at: Timestamp,
+    default_lifetime: Duration,
+) -> Result<TokenResponse, BadAnswer> {
+    let reason = match reply.json() {
+        Ok(answer) => match read(&answer, sent_at, default_lifetime) {
+            Ok(tokens) => return Ok(tokens),
+            Err(reason) => reason,
+        },
+        Err(BadAnswer::Unreadable(reason) | BadAnswer::Unusable { reason, .. }) => reason,
+    };
+    Err(match reply.any_json() {
+        None => BadAnswer::Unreadable(reason),
+        Some(answer) => BadAnswer::Unusable {
+            reason,
+            refresh_token: answer
+                .get("refresh_token")
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+                .map(RefreshToken::new),
+        },
+    })
 }
 
 /// Reads a successful answer (RFC 6749 §5.1); members we do not know are ignored (META-10).
@@ -109,6 +139,7 @@ fn read(
     });
     Ok(TokenResponse {
         access_token: AccessToken::new(access_token),
+        asked_at: sent_at,
         expires_at: sent_at.plus(lifetime),
         refresh_token: text("refresh_token").map(RefreshToken::new),
         id_token: text("id_token").map(IdToken::new),

@@ -1,5 +1,7 @@
 //! Writes an answer of our own to the client.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -19,6 +21,32 @@ const ISOLATION: [(HeaderName, &str); 2] = [
         "same-origin",
     ),
 ];
+
+/// Body bytes taken and thrown away after an answer that did not wait for them, and for how long: a client that is still
+/// sending reads no answer, and a connection closed over unread bytes is reset before it can.
+const LINGER: (usize, Duration) = (16 * 1024 * 1024, Duration::from_secs(2));
+
+async fn linger(session: &mut Session) {
+    let (mut left, time) = LINGER;
+    let read = async {
+        let downstream = session.as_downstream_mut();
+        while !downstream.is_body_done() {
+            match downstream.read_request_body().await {
+                Ok(Some(chunk)) => match left.checked_sub(chunk.len()) {
+                    Some(rest) => left = rest,
+                    None => return false,
+                },
+                Ok(None) => break,
+                Err(_) => return false,
+            }
+        }
+        true
+    };
+    // Whatever comes after an unread body cannot be told from it.
+    if !matches!(tokio::time::timeout(time, read).await, Ok(true)) {
+        session.set_keepalive(None);
+    }
+}
 
 /// An answer of our own. Always `Cache-Control: no-store`.
 #[derive(Debug)]
@@ -138,6 +166,7 @@ impl Answer {
         if !silent {
             session.write_response_body(Some(self.body), true).await?;
         }
+        linger(session).await;
         Ok(())
     }
 }

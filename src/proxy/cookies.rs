@@ -12,9 +12,19 @@ use crate::web::cookie::{self, SetCookie};
 /// Life of the login cookie: as long as a login may take.
 const LOGIN: Duration = Duration::from_secs(15 * 60);
 
-/// The first cookie of a request that can be a session's.
+/// Cookies of our name that are looked at: a sibling application may have planted others under it (COOKIE-07).
+const CANDIDATES: usize = 4;
+
+/// The cookies of a request that can be a session's.
+pub(super) fn sessions(config: &Config, head: &Parts) -> impl Iterator<Item = SessionId> {
+    cookie::find(&head.headers, &config.session.cookie.name)
+        .take(CANDIDATES)
+        .filter_map(SessionId::parse)
+}
+
+/// The first of them.
 pub(super) fn session(config: &Config, head: &Parts) -> Option<SessionId> {
-    cookie::find(&head.headers, &config.session.cookie.name).find_map(SessionId::parse)
+    sessions(config, head).next()
 }
 
 /// The login cookie of a request.

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use http::request::Parts;
 
+use crate::clock::Timestamp;
 use crate::config::model::{Access, Route, TokenKind};
 use crate::metrics::Unauthenticated;
-use crate::refresh::{RefreshError, Refresher};
+use crate::refresh::{Freshness, RefreshError, Refresher, freshness};
 use crate::route;
 use crate::session::{Found, Gone, Lookup, Session, SessionId, StoreError};
-use crate::web::{cookie, fetch};
+use crate::web::fetch;
 
+use super::cookies;
 use super::live::Live;
-use super::refusal::Refusal;
-
-/// Cookies of our name that are tried: a sibling application under the same name may have planted others (COOKIE-07).
-const CANDIDATES: usize = 4;
+use super::refusal::{Refusal, SOON};
 
 /// What the cookies of a request led to.
 #[derive(Debug)]
@@ -37,24 +36,33 @@ pub(super) async fn present(
     touch: bool,
 ) -> Result<Presented, StoreError> {
     let mut gone = None;
-    for id in cookie::find(&head.headers, &live.config.session.cookie.name)
-        .take(CANDIDATES)
-        .filter_map(SessionId::parse)
-    {
+    let mut live_one: Option<(SessionId, Found)> = None;
+    for id in cookies::sessions(&live.config, head) {
         let lookup = if touch {
             live.sessions.load(&id).await?
         } else {
             live.sessions.peek(&id).await?
         };
         match lookup {
-            Lookup::Found(found) => return Ok(Presented::Session(id, found)),
+            // Two live sessions at once: one was planted by a sibling host, and which cannot be told (COOKIE-07).
+            Lookup::Found(_)
+                if live_one
+                    .as_ref()
+                    .is_some_and(|(other, _)| other.record_key() != id.record_key()) =>
+            {
+                return Ok(Presented::None(None));
+            }
+            Lookup::Found(found) => live_one = Some((id, found)),
             Lookup::Missing(why) => gone = Some((id, why)),
         }
     }
-    Ok(Presented::None(gone))
+    Ok(match live_one {
+        Some((id, found)) => Presented::Session(id, found),
+        None => Presented::None(gone),
+    })
 }
 
-/// Decides about a request on `route`. `Ok(None)` is an anonymous request.
+/// Decides about a request on `route`. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
 ///
 /// # Errors
 /// Why it is refused.
@@ -64,6 +72,8 @@ pub(super) async fn decide(
     route: &Route,
     head: &Parts,
     upgrade: bool,
+    now: Timestamp,
+    denied: &mut Option<Arc<Session>>,
 ) -> Result<Option<Arc<Session>>, Refusal> {
     match route.access {
         Access::Deny => return Err(Refusal::RouteDenied),
@@ -92,6 +102,7 @@ pub(super) async fn decide(
         &live.config.public_origins,
         &route.cross_site,
     ) {
+        *denied = Some(found.session);
         return Err(Refusal::CrossSite);
     }
     let Some(provider) = live.provider_of(&found.session) else {
@@ -104,8 +115,19 @@ pub(super) async fn decide(
     {
         return anonymous(Refusal::Unauthenticated(Unauthenticated::NoSession));
     }
+    let freshness = freshness(
+        &found.session.tokens,
+        now,
+        live.config.session.refresh_before,
+    );
     let session = if route.token.kind == TokenKind::None {
         found.session
+    } else if freshness != Freshness::Fresh && fetch::is_prefetch(&head.headers) {
+        // A page that is only looked ahead at spends no refresh token (FLOW-23).
+        match freshness {
+            Freshness::Expired => return Err(Refusal::ProviderUnavailable { retry_after: SOON }),
+            Freshness::Fresh | Freshness::Ageing => found.session,
+        }
     } else {
         match refresher
             .usable(&id, &found, provider, live.config.session.refresh_before)
@@ -124,15 +146,22 @@ pub(super) async fn decide(
             Err(RefreshError::Store) => return Err(Refusal::StoreUnavailable),
         }
     };
-    route::claims_match(&route.require, &session.claims, &session.tokens.scopes).map_err(
-        |missing| match missing {
+    let required = route::claims_match(&route.require, &session.claims, &session.tokens.scopes);
+    if let Err(missing) = required {
+        *denied = Some(session);
+        return Err(match missing {
             route::Denied::Scope(_) => Refusal::Scopes,
             route::Denied::Claim(_) => Refusal::Claims,
-        },
-    )?;
+        });
+    }
     let token_usable = match route.token.kind {
         TokenKind::Access => session.tokens.bearer.is_some(),
-        TokenKind::Id | TokenKind::None => true,
+        TokenKind::Id => session
+            .tokens
+            .id
+            .as_ref()
+            .is_some_and(|id| id.expose().bytes().all(|byte| byte.is_ascii_graphic())),
+        TokenKind::None => true,
     };
     if !token_usable {
         // The provider issued what is no header value.
@@ -152,6 +181,6 @@ pub(super) fn reason(gone: Option<Gone>) -> Unauthenticated {
 }
 
 /// What is left of the access token's life, for the metric.
-pub(super) fn token_left(session: &Session, now: crate::clock::Timestamp) -> Duration {
+pub(super) fn token_left(session: &Session, now: Timestamp) -> Duration {
     session.tokens.expires_at.left(now)
 }

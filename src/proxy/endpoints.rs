@@ -15,7 +15,7 @@ use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
 use crate::refresh::{RefreshError, Refresher};
-use crate::session::Found;
+use crate::session::{Found, Lookup, SessionId, StoreError};
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
@@ -272,18 +272,7 @@ impl Endpoints<'_> {
             // A foreign page may not log anyone out, but it may ask (CSRF-06).
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
-        let presented = cookies::session(&config, head);
-        match self
-            .live()
-            .logout
-            .end(
-                LogoutKind::RpInitiated,
-                self.origin(),
-                presented.as_ref(),
-                redirect,
-            )
-            .await
-        {
+        match self.end(head, LogoutKind::RpInitiated, redirect).await {
             Ok(next) => {
                 self.ctx.decision = "signed_out";
                 let answer = match next {
@@ -309,13 +298,7 @@ impl Endpoints<'_> {
         if asked_elsewhere(head, &config) {
             return self.refuse(head, &Refusal::CrossSite);
         }
-        let presented = cookies::session(&config, head);
-        match self
-            .live()
-            .logout
-            .end(LogoutKind::Local, self.origin(), presented.as_ref(), None)
-            .await
-        {
+        match self.end(head, LogoutKind::Local, None).await {
             Ok(_) => {
                 self.ctx.decision = "signed_out";
                 Answer::empty(StatusCode::NO_CONTENT)
@@ -323,6 +306,37 @@ impl Endpoints<'_> {
             }
             Err(_) => self.refuse(head, &Refusal::StoreUnavailable),
         }
+    }
+
+    /// Ends every session the request carries: with cookies planted by a sibling host among them, whose is whose cannot be
+    /// told, and "signed out" must be true (COOKIE-07). The first that is alive leads to its provider.
+    async fn end(
+        &self,
+        head: &Parts,
+        kind: LogoutKind,
+        redirect: Option<String>,
+    ) -> Result<Next, StoreError> {
+        let mut carried: Vec<SessionId> = cookies::sessions(self.config(), head).collect();
+        if carried.len() > 1 {
+            for at in 0..carried.len() {
+                if matches!(
+                    self.live().sessions.peek(&carried[at]).await?,
+                    Lookup::Found(_)
+                ) {
+                    carried.swap(0, at);
+                    break;
+                }
+            }
+        }
+        let logout = &self.live().logout;
+        for planted in carried.iter().skip(1) {
+            logout
+                .end(LogoutKind::Local, self.origin(), Some(planted), None)
+                .await?;
+        }
+        logout
+            .end(kind, self.origin(), carried.first(), redirect)
+            .await
     }
 
     async fn session(self, head: &Parts) -> Answer {

@@ -5,7 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
+use http::{StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::config::model::{Access, CrossSite, TokenKind};
@@ -17,6 +17,7 @@ use crate::web::{cookie, forwarded, headers};
 
 use super::context::Context;
 
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request's head as pingora keeps it: the map, and beside it the names as they were spelt.
@@ -52,7 +53,16 @@ pub(super) fn request(
     let cookie_names = &config.session.cookie;
     cookie::strip(head, &[&cookie_names.name, &cookie_names.login_name]);
     route.owned.strip(head);
-    forwarded::apply(head, &ctx.client, ctx.live.authorities[ctx.origin].clone());
+    // pingora does this for HTTP/1.1 only.
+    headers::strip_hop_by_hop(head, ctx.upgrade);
+    let authority = &ctx.live.authorities[ctx.origin];
+    let secure = config.public_origins[ctx.origin].secure;
+    forwarded::apply(head, &ctx.client, secure, authority.clone());
+    if ctx.client.host.is_some() {
+        // The trusted proxy's word decided whose request this is: the upstream must not read another host.
+        head.set(header::HOST, authority.clone());
+    }
+    via(head);
     head.set(X_REQUEST_ID, ctx.request_id.to_value());
     Trace::of(head.fields()).apply(head);
 
@@ -86,6 +96,31 @@ pub(super) fn request(
             Ok(())
         }
     }
+}
+
+/// Adds us to the hops (RFC 9110 §7.6.3; PROXY-03).
+fn via(head: &mut Head<'_>) {
+    let version = match head.0.version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
+    let value = match head
+        .fields()
+        .get(header::VIA)
+        .and_then(|via| via.to_str().ok())
+    {
+        None => HeaderValue::from_static(if version == "2.0" {
+            "2.0 daypass"
+        } else {
+            "1.1 daypass"
+        }),
+        Some(before) => match HeaderValue::try_from(format!("{before}, {version} daypass")) {
+            Ok(value) => value,
+            Err(_) => return,
+        },
+    };
+    head.set(header::VIA, value);
 }
 
 /// What is shown at the upstream's door. The configuration names the header; the bearer form is made once per token.
@@ -145,6 +180,18 @@ pub(super) fn response(
         for value in kept {
             head.append_header(header::SET_COOKIE, value)?;
         }
+    }
+    // It could take our cookies along with its own (those of the whole registrable domain, even).
+    let clears = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        [&b"\"cookies\""[..], b"\"*\""].iter().any(|wanted| {
+            value
+                .windows(wanted.len())
+                .any(|part| part.eq_ignore_ascii_case(wanted))
+        })
+    };
+    if head.headers.get_all(CLEAR_SITE_DATA).iter().any(clears) {
+        head.remove_header(&CLEAR_SITE_DATA);
     }
     let depends_on_session = matches!(route.config.access, Access::Session | Access::Optional);
     if depends_on_session && !upgraded {

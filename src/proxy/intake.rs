@@ -54,10 +54,15 @@ pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Ref
     let named = sent_host
         .and_then(Authority::parse)
         .ok_or(Refusal::Malformed("Send a valid Host field."))?;
-    ctx.origin = config
-        .public_origins
-        .iter()
-        .position(|origin| named.is(origin))
+    let ours = |secure: Option<bool>| {
+        let mut origins = config.public_origins.iter();
+        origins.position(|origin| {
+            named.is(origin) && secure.is_none_or(|secure| secure == origin.secure)
+        })
+    };
+    // `Host` does not tell the scheme: of two origins at one host the one the connection speaks for is meant.
+    ctx.origin = ours(Some(ctx.client.proto_https))
+        .or_else(|| ours(None))
         .ok_or(Refusal::Misdirected)?;
     let (raw_path, raw_query) = split(head);
     let path = CanonicalPath::parse(raw_path)

@@ -11,6 +11,7 @@ use crate::logout::Logout;
 use crate::metrics::{Metrics, RouteSeries};
 use crate::oidc::Provider;
 use crate::route::Table;
+use crate::rp::Revoker;
 use crate::session::Sessions;
 
 use super::upstream::Upstream;
@@ -56,6 +57,8 @@ pub struct Lasting {
     pub sessions: Sessions,
     /// States consumed and logins counted.
     pub login_memory: Arc<login::Memory>,
+    /// Revocations under way.
+    pub revoker: Revoker,
     /// Time.
     pub clock: SharedClock,
     /// Metrics.
@@ -80,6 +83,7 @@ impl Live {
         let Lasting {
             sessions,
             login_memory,
+            revoker,
             clock,
             metrics,
         } = lasting;
@@ -130,6 +134,7 @@ impl Live {
             providers.clone(),
             sessions.clone(),
             login_memory.clone(),
+            revoker.clone(),
             clock.clone(),
             metrics.clone(),
         );
@@ -137,6 +142,7 @@ impl Live {
             config.clone(),
             providers.clone(),
             sessions.clone(),
+            revoker.clone(),
             clock.clone(),
             metrics.clone(),
         );

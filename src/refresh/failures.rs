@@ -9,7 +9,11 @@ use crate::seal::random;
 use crate::session::RecordKey;
 
 /// Sessions whose refresh failed of late; bounded.
-pub(super) struct Failures(Cache<RecordKey, Failure>);
+pub(super) struct Failures {
+    pauses: Cache<RecordKey, Failure>,
+    /// Generations whose token may have been spent in an exchange that got lost, and was presented once more.
+    spares: Cache<RecordKey, u64>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Failure {
@@ -19,12 +23,25 @@ struct Failure {
 
 impl Failures {
     pub(super) fn new() -> Self {
-        Self(Cache::new(REMEMBERED))
+        Self {
+            pauses: Cache::new(REMEMBERED),
+            spares: Cache::new(REMEMBERED),
+        }
+    }
+
+    /// Whether the token of this generation may be presented once more, at once, after an exchange that got lost
+    /// (REFRESH-23). It may once, whatever flight asks: what is spent stays spent, and each time could be the one too many.
+    pub(super) fn take_spare(&self, key: RecordKey, generation: u64) -> bool {
+        if self.spares.peek(&key) == Some(generation) {
+            return false;
+        }
+        self.spares.insert(key, generation);
+        true
     }
 
     /// What is left of the pause, if there is one.
     pub(super) fn cooling(&self, key: RecordKey, now: Timestamp) -> Option<Duration> {
-        let left = self.0.peek(&key)?.until.left(now);
+        let left = self.pauses.peek(&key)?.until.left(now);
         (!left.is_zero()).then_some(left)
     }
 
@@ -35,7 +52,7 @@ impl Failures {
         now: Timestamp,
         retry_after: Option<Duration>,
     ) -> Duration {
-        let in_a_row = self.0.peek(&key).map_or(0, |f| f.in_a_row);
+        let in_a_row = self.pauses.peek(&key).map_or(0, |f| f.in_a_row);
         let pause = match retry_after {
             // Never sooner than asked for; a little later, or all come back in the same instant.
             Some(asked) => spread(asked.clamp(FIRST, LONGEST_WISH), 1.0, 1.1),
@@ -49,26 +66,26 @@ impl Failures {
             in_a_row: in_a_row.saturating_add(1),
             until: now.plus(pause),
         };
-        self.0.insert(key, failure);
+        self.pauses.insert(key, failure);
         pause
     }
 
     /// A sibling asked for a pause.
     pub(super) fn pause(&self, key: RecordKey, now: Timestamp, left: Duration) {
-        let in_a_row = self.0.peek(&key).map_or(0, |f| f.in_a_row);
+        let in_a_row = self.pauses.peek(&key).map_or(0, |f| f.in_a_row);
         let until = now.plus(left);
-        self.0.insert(key, Failure { in_a_row, until });
+        self.pauses.insert(key, Failure { in_a_row, until });
     }
 
     /// All is well again.
     pub(super) fn forget(&self, key: RecordKey) {
-        self.0.remove(&key);
+        self.pauses.remove(&key);
     }
 }
 
 impl std::fmt::Debug for Failures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Failures({})", self.0.len())
+        write!(f, "Failures({})", self.pauses.len())
     }
 }
 
@@ -90,6 +107,16 @@ mod tests {
     use super::*;
     use crate::session::SessionId;
     use crate::session::testing::START;
+
+    #[test]
+    fn each_generation_has_one_spare() {
+        let (failures, key) = (Failures::new(), SessionId::generate().record_key());
+        assert!(failures.take_spare(key, 0));
+        failures.forget(key);
+        assert!(!failures.take_spare(key, 0));
+        assert!(failures.take_spare(key, 1));
+        assert!(failures.take_spare(SessionId::generate().record_key(), 1));
+    }
 
     #[test]
     fn pauses_double_up_to_half_a_minute_and_a_wish_is_honoured() {

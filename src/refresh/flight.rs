@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use self::present::Presented;
 use super::endpoint::TokenEndpoint;
 use super::failures::{Failures, spread};
 use super::{Freshness, Outcome, freshness};
@@ -23,6 +24,7 @@ use crate::session::{
 };
 
 mod persist;
+mod present;
 
 /// What a flight works with.
 pub(super) struct Flight<E> {
@@ -145,74 +147,27 @@ impl<E: TokenEndpoint> Flight<E> {
             Presented::Answer(Err(CallError::OAuth { code })) if code == "invalid_grant" => {
                 self.rejected(lease).await
             }
+            Presented::Answer(Err(CallError::Unusable {
+                reason,
+                refresh_token,
+            })) => {
+                warn!(
+                    provider = self.endpoint.name(),
+                    session = self.short(),
+                    reason,
+                    "answer to a refresh cannot be used"
+                );
+                self.keep_token(lease, refresh_token).await
+            }
             Presented::Answer(Err(error)) => self.failed(lease, &error).await,
             Presented::LeaseLost => Step::Again(lease.session),
-            Presented::Store => Step::Land(Outcome::Store, None),
-        }
-    }
-
-    /// Presents the token; once more, at once, when the answer got lost: if the provider has not acted this heals, and
-    /// if it has, a grace period does, or else the session was lost anyway (REFRESH-23).
-    async fn present(&self, lease: &Lease, token: &RefreshToken) -> Presented {
-        let mut once_more = true;
-        loop {
-            // The endpoint keeps its own deadline; this one only bounds a broken one.
-            let limit = self.endpoint.patience() + Duration::from_secs(5);
-            let answer = timeout(limit, self.endpoint.refresh(token))
-                .await
-                .unwrap_or(Err(CallError::Unavailable {
-                    reason: "no answer in time",
-                    ambiguous: true,
-                }));
-            match answer {
-                Err(CallError::Unavailable {
-                    ambiguous: true,
-                    reason,
-                }) if once_more => {
-                    once_more = false;
-                    warn!(
-                        provider = self.endpoint.name(),
-                        session = self.short(),
-                        reason,
-                        "answer to a refresh got lost; asking once more"
-                    );
-                }
-                answer => return Presented::Answer(answer),
-            }
-            // Only the holder may ask again.
-            match self.sessions.renew(&self.id, lease).await {
-                Ok(true) => {}
-                Ok(false) => return Presented::LeaseLost,
-                Err(StoreError(_)) => return Presented::Store,
-            }
-        }
-    }
-
-    /// Runs `work` while the lease is kept alive.
-    async fn holding<T>(&self, lease: &Lease, work: impl Future<Output = T>) -> T {
-        let keep = async {
-            let mut pause = self.sessions.lease_ttl() / 3;
-            loop {
-                sleep(pause).await;
-                // A store that was away is asked at short notice: our lease may have run out there, and the next who
-                // asks for it gets it. A lease that is lost to another shows when it comes to writing.
-                pause = match self.sessions.renew(&self.id, lease).await {
-                    Ok(_) => self.sessions.lease_ttl() / 3,
-                    Err(StoreError(_)) => LONGEST_POLL / 4,
-                };
-            }
-        };
-        tokio::select! {
-            biased;
-            done = work => done,
-            () = keep => unreachable!("the loop has no end"),
+            Presented::Store => self.store_lost(lease, None).await,
         }
     }
 
     /// Checks the answer and stores it. Nobody is served from it before (REFRESH-06).
     async fn take_answer(&self, lease: Lease, answer: TokenResponse) -> Step {
         let old = Arc::clone(&lease.session.tokens);
-        let mut unverified = false;
         let id = match answer.id_token {
             None => old.id.clone(),
             Some(ref id) => match self.holding(&lease, self.verify(&lease, id, &answer)).await {
@@ -227,37 +182,42 @@ impl<E: TokenEndpoint> Flight<E> {
                         problem = %problem,
                         "ID token of a refresh cannot be accepted"
                     );
-                    unverified = true;
-                    old.id.clone()
+                    return self.keep_token(lease, answer.refresh_token).await;
                 }
             },
         };
-        let tokens = if unverified {
-            // REFRESH-31: nothing of this answer is used but the rotated token, which must not be lost.
-            if answer.refresh_token.is_none() {
-                return self.pause(lease, RefreshResult::Invalid, None).await;
-            }
-            Tokens {
-                refresh: answer.refresh_token,
-                ..(*old).clone()
-            }
-        } else {
-            Tokens {
-                bearer: bearer(&answer.access_token),
-                access: answer.access_token,
-                // REFRESH-08: no new one means the old one stays.
-                refresh: answer.refresh_token.or_else(|| old.refresh.clone()),
-                id,
-                scopes: answer.scope.unwrap_or_else(|| old.scopes.clone()),
-                refreshed_at: self.now(),
-                expires_at: answer.expires_at,
-            }
+        let tokens = Tokens {
+            bearer: bearer(&answer.access_token),
+            access: answer.access_token,
+            // REFRESH-08: no new one means the old one stays.
+            refresh: answer.refresh_token.or_else(|| old.refresh.clone()),
+            id,
+            scopes: answer.scope.unwrap_or_else(|| old.scopes.clone()),
+            refreshed_at: answer.asked_at,
+            expires_at: answer.expires_at,
         };
+        self.settle(lease, tokens, true).await
+    }
+
+    /// REFRESH-31: nothing of the answer is used but the rotated token, which must not be lost.
+    async fn keep_token(&self, lease: Lease, rotated: Option<RefreshToken>) -> Step {
+        if rotated.is_none() {
+            return self.pause(lease, RefreshResult::Invalid, None).await;
+        }
+        let tokens = Tokens {
+            refresh: rotated,
+            ..(*lease.session.tokens).clone()
+        };
+        self.settle(lease, tokens, false).await
+    }
+
+    /// Stores the tokens; serves from them when they are `good`.
+    async fn settle(&self, lease: Lease, tokens: Tokens, good: bool) -> Step {
         match self.store(&lease, &tokens).await {
             Some(CommitAnswer::Stored(session)) => {
                 let key = self.id.record_key();
                 // REFRESH-11: not even a new token is forwarded when it is expired.
-                if unverified || self.expired(&session) {
+                if !good || self.expired(&session) {
                     self.ended_as(RefreshResult::Invalid);
                     let retry_after = self.failures.note(key, self.now(), None);
                     let again = self.sessions.lease(&self.id, session.generation).await;
@@ -306,7 +266,7 @@ impl<E: TokenEndpoint> Flight<E> {
             }
             Some(EndAnswer::Newer(session)) => self.or_again(session),
             Some(EndAnswer::Held { .. }) => Step::Again(lease.session),
-            None => Step::Land(Outcome::Store, None),
+            None => self.store_lost(lease, None).await,
         }
     }
 
@@ -327,8 +287,15 @@ impl<E: TokenEndpoint> Flight<E> {
                 Step::Land(Outcome::Ended, Some(leftover))
             }
             // Not known to have ended, but nobody is served from it here.
-            Some(EndAnswer::Held { .. }) | None => Step::Land(Outcome::Store, Some(leftover)),
+            Some(EndAnswer::Held { .. }) | None => self.store_lost(lease, Some(leftover)).await,
         }
+    }
+
+    /// The store failed after the token was presented: whoever comes next pauses, too, instead of presenting it anew.
+    async fn store_lost(&self, lease: Lease, leftover: Option<Leftover>) -> Step {
+        let pause = self.failures.note(self.id.record_key(), self.now(), None);
+        let _ = self.sessions.give_up(&self.id, lease, pause).await;
+        Step::Land(Outcome::Store, leftover)
     }
 
     /// Anything but `invalid_grant`: the session stays, everyone pauses.
@@ -336,7 +303,9 @@ impl<E: TokenEndpoint> Flight<E> {
         let (result, retry_after) = match error {
             CallError::RateLimited { retry_after } => (RefreshResult::RateLimited, *retry_after),
             // A 503 may name a time as well: siblings are to know of it (REFRESH-38).
-            CallError::Unavailable { .. } => (RefreshResult::Unavailable, self.endpoint.pause()),
+            CallError::Unavailable { .. } | CallError::Unusable { .. } => {
+                (RefreshResult::Unavailable, self.endpoint.pause())
+            }
             CallError::OAuth { code } => match code.as_str() {
                 "temporarily_unavailable" | "server_error" => (RefreshResult::Unavailable, None),
                 _ => (RefreshResult::Misconfigured, None),
@@ -451,13 +420,6 @@ impl Leftover {
             refresh: tokens.refresh,
         }
     }
-}
-
-/// What became of presenting the token.
-enum Presented {
-    Answer(Result<TokenResponse, CallError>),
-    LeaseLost,
-    Store,
 }
 
 const SHORTEST_POLL: Duration = Duration::from_millis(20);

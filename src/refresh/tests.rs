@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::model;
-use crate::oidc::{CallError, Claims, IdTokenError, Revocable, TokenResponse};
+use crate::oidc::{Acted, CallError, Claims, IdTokenError, Revocable, TokenResponse};
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 use crate::session::testing::{RedisServer, START, config, session_at};
 use crate::session::{CommitAnswer, LeaseAnswer, Lookup};
@@ -41,8 +41,12 @@ enum Act {
     Fail(CallError),
     /// Rotates, but the answer is lost.
     LoseAnswer,
+    /// Rotates, but nothing else of the answer can be used.
+    Garble,
     /// Works once the gate opens.
     Wait(Arc<Semaphore>),
+    /// Fails once the gate opens, and nobody knows whether it has acted.
+    LoseAfter(Arc<Semaphore>),
     /// `invalid_grant` once the gate opens.
     RejectAfter(Arc<Semaphore>),
     /// Breaks in a way nobody thought of.
@@ -96,6 +100,7 @@ impl Idp {
         self.current.store(next, Ordering::SeqCst);
         Ok(TokenResponse {
             access_token: AccessToken::new(format!("at-{}", self.calls())),
+            asked_at: self.clock.now(),
             expires_at: self.clock.now().plus(self.life),
             refresh_token: (!keep).then(|| RefreshToken::new(format!("rt-{next}"))),
             id_token: None,
@@ -137,9 +142,17 @@ impl TokenEndpoint for Idp {
                 self.rotate(token, false)?;
                 Err(lost())
             }
+            Some(Act::Garble) => Err(CallError::Unusable {
+                reason: "the token type is not Bearer",
+                refresh_token: self.rotate(token, false)?.refresh_token,
+            }),
             Some(Act::Wait(gate)) => {
                 gate.acquire().await.unwrap().forget();
                 self.rotate(token, false)
+            }
+            Some(Act::LoseAfter(gate)) => {
+                gate.acquire().await.unwrap().forget();
+                Err(lost())
             }
             Some(Act::RejectAfter(gate)) => {
                 gate.acquire().await.unwrap().forget();
@@ -182,14 +195,22 @@ fn oauth(code: &str) -> CallError {
 fn lost() -> CallError {
     CallError::Unavailable {
         reason: "connection closed",
-        ambiguous: true,
+        acted: Acted::Perhaps,
+    }
+}
+
+/// No byte was sent.
+fn unreachable_now() -> CallError {
+    CallError::Unavailable {
+        reason: "it refused the connection",
+        acted: Acted::Unasked,
     }
 }
 
 fn down() -> CallError {
     CallError::Unavailable {
         reason: "status 500",
-        ambiguous: false,
+        acted: Acted::No,
     }
 }
 

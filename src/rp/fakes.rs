@@ -15,8 +15,8 @@ use super::port::{Idp, Store};
 use crate::clock::Timestamp;
 use crate::config::model;
 use crate::oidc::{
-    AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter, Revocable,
-    TokenResponse,
+    Acted, AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter,
+    Revocable, TokenResponse,
 };
 use crate::seal::KeyRing;
 use crate::secret::{
@@ -122,6 +122,7 @@ pub(crate) struct FakeIdp {
 pub(crate) fn tokens() -> TokenResponse {
     TokenResponse {
         access_token: AccessToken::new("access"),
+        asked_at: NOW,
         expires_at: NOW.plus(HOUR),
         refresh_token: Some(RefreshToken::new("refresh")),
         id_token: Some(IdToken::new("id")),
@@ -133,7 +134,7 @@ pub(crate) fn tokens() -> TokenResponse {
 pub(crate) fn outage() -> CallError {
     CallError::Unavailable {
         reason: "connection refused",
-        ambiguous: false,
+        acted: Acted::Unasked,
     }
 }
 

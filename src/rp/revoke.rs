@@ -10,9 +10,10 @@ use super::port::Idp;
 use crate::oidc::{CallError, Revocable};
 use crate::session::Tokens;
 
-/// Revokes tokens in the background. Cheap to clone.
+/// Revokes tokens in the background. Cheap to clone: one for the process, which outlives reloads, so that a drain waits for
+/// all that is under way.
 #[derive(Debug, Clone)]
-pub(crate) struct Revoker(Arc<Semaphore>);
+pub struct Revoker(Arc<Semaphore>);
 
 /// Revocations under way at most; with a provider down, further tokens are left to expire by themselves.
 const AT_ONCE: u32 = 256;
@@ -21,11 +22,13 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// All tries together.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-impl Revoker {
-    pub(crate) fn new() -> Self {
+impl Default for Revoker {
+    fn default() -> Self {
         Self(Arc::new(Semaphore::new(AT_ONCE as usize)))
     }
+}
 
+impl Revoker {
     /// Revokes the refresh token, or where there is none the access token (LOGOUT-05). Returns at once.
     pub(crate) fn revoke<P: Idp>(&self, provider: &Arc<P>, tokens: Arc<Tokens>) {
         let name = Arc::clone(&provider.config().name);
@@ -50,8 +53,8 @@ impl Revoker {
         });
     }
 
-    /// Waits until no revocation is under way.
-    pub(crate) async fn drained(&self) {
+    /// Waits until no revocation is under way (at most about 20 s); for shutdown.
+    pub async fn drained(&self) {
         // Fails only when the semaphore is closed, which it never is.
         let _ = self.0.acquire_many(AT_ONCE).await;
     }

@@ -1,6 +1,6 @@
 //! Keeps sessions in this process: bounded, expiring, and as strict about generations and leases as Redis.
 //!
-//! Reading takes no lock beyond the map's own; whatever changes an entry does so under the entry's claim, so that a
+//! Reading takes no lock beyond the map's own; whatever changes an entry does so under the entry's lock, so that a
 //! deletion and a commit that race have an order, and a deleted session stays deleted.
 
 use std::sync::Arc;
@@ -29,7 +29,17 @@ struct Entry {
     session: ArcSwapOption<Session>,
     last_used: AtomicI64,
     /// Held by whoever changes `session`.
-    claim: Mutex<Claim>,
+    turn: Mutex<Turn>,
+}
+
+/// Whose turn it is to replace the session.
+#[derive(Debug)]
+struct Turn {
+    claim: Claim,
+    /// The next generation, of an owner who lost the lease: whether it counts depends on what the present holder hears.
+    parked: Option<(Owner, Arc<Session>)>,
+    /// Who wrote the session last.
+    writer: Option<Owner>,
 }
 
 /// Who refreshes. Times out by the clock.
@@ -91,19 +101,22 @@ impl Memory {
         let entry = Entry {
             session: ArcSwapOption::from_pointee(session),
             last_used: AtomicI64::new(now.as_millis()),
-            claim: Mutex::new(Claim::Free),
+            turn: Mutex::new(Turn {
+                claim: Claim::Free,
+                parked: None,
+                writer: None,
+            }),
         };
         self.entries.insert(key, Arc::new(entry));
     }
 
     pub(super) fn delete(&self, key: RecordKey, seen: &Seen) -> Option<Arc<Session>> {
         let (_, entry) = self.entries.remove(&key)?;
-        let _claim = entry.claim.lock();
-        let session = entry.session.swap(None);
-        if session.is_some() {
-            seen.gone(key, Gone::Revoked);
-        }
-        session
+        let mut turn = entry.turn.lock();
+        let session = entry.session.swap(None)?;
+        seen.gone(key, Gone::Revoked);
+        // What is parked is newer: the tokens to revoke.
+        Some(turn.parked.take().map_or(session, |(_, parked)| parked))
     }
 
     pub(super) fn lease(
@@ -113,23 +126,28 @@ impl Memory {
         now: Timestamp,
         ttl: Duration,
     ) -> LeaseAnswer {
-        self.change(key, |session, claim| {
+        self.change(key, |session, turn| {
             if session.generation != generation {
                 return (LeaseAnswer::Newer(Arc::clone(session)), Change::Nothing);
             }
-            match *claim {
-                Claim::Held { until, .. } if now < until => {
-                    let retry_in = until.left(now);
-                    return (LeaseAnswer::Held { retry_in }, Change::Nothing);
-                }
-                Claim::Cooling { until } if now < until => {
-                    let left = until.left(now);
-                    return (LeaseAnswer::CoolingDown { left }, Change::Nothing);
-                }
-                _ => {}
+            if let Claim::Held { until, .. } = turn.claim
+                && now < until
+            {
+                let retry_in = until.left(now);
+                return (LeaseAnswer::Held { retry_in }, Change::Nothing);
+            }
+            // Nobody is left who could bring better ones: the old token is not presented again.
+            if let Some(next) = turn.promote() {
+                return (LeaseAnswer::Newer(Arc::clone(&next)), Change::Replace(next));
+            }
+            if let Claim::Cooling { until } = turn.claim
+                && now < until
+            {
+                let left = until.left(now);
+                return (LeaseAnswer::CoolingDown { left }, Change::Nothing);
             }
             let owner = Owner::random();
-            *claim = Claim::Held {
+            turn.claim = Claim::Held {
                 owner,
                 until: now.plus(ttl),
             };
@@ -149,12 +167,12 @@ impl Memory {
         now: Timestamp,
         ttl: Duration,
     ) -> bool {
-        self.change(key, |session, claim| {
+        self.change(key, |session, turn| {
             let ours = session.generation == lease.session.generation
-                && !claim.is_of_another(lease.owner, now)
-                && !matches!(*claim, Claim::Cooling { until } if now < until);
+                && !turn.claim.is_of_another(lease.owner, now)
+                && !matches!(turn.claim, Claim::Cooling { until } if now < until);
             if ours {
-                *claim = Claim::Held {
+                turn.claim = Claim::Held {
                     owner: lease.owner,
                     until: now.plus(ttl),
                 };
@@ -171,19 +189,30 @@ impl Memory {
         tokens: &Tokens,
         now: Timestamp,
     ) -> CommitAnswer {
-        self.change(key, |session, claim| {
-            if session.generation != lease.session.generation {
+        let read = lease.session.generation;
+        self.change(key, |session, turn| {
+            if session.generation == read.saturating_add(1) && turn.writer == Some(lease.owner) {
+                // What was parked has been put in force.
+                return (CommitAnswer::Stored(Arc::clone(session)), Change::Nothing);
+            }
+            if session.generation != read {
                 return (
                     CommitAnswer::Superseded(Arc::clone(session)),
                     Change::Nothing,
                 );
             }
-            if claim.is_of_another(lease.owner, now) {
-                let retry_in = claim.left(now);
+            let next = Arc::new(session.with_tokens(tokens.clone()));
+            if turn.claim.is_of_another(lease.owner, now) {
+                // Who parked first stays: they answer the same token.
+                turn.parked.get_or_insert((lease.owner, next));
+                let retry_in = turn.claim.left(now);
                 return (CommitAnswer::Held { retry_in }, Change::Nothing);
             }
-            *claim = Claim::Free;
-            let next = Arc::new(session.with_tokens(tokens.clone()));
+            *turn = Turn {
+                claim: Claim::Free,
+                parked: None,
+                writer: Some(lease.owner),
+            };
             (
                 CommitAnswer::Stored(Arc::clone(&next)),
                 Change::Replace(next),
@@ -199,9 +228,9 @@ impl Memory {
         now: Timestamp,
         cool_down: Duration,
     ) {
-        self.change(key, |_, claim| {
-            if !claim.is_of_another(lease.owner, now) {
-                *claim = Claim::Cooling {
+        self.change(key, |_, turn| {
+            if !turn.claim.is_of_another(lease.owner, now) {
+                turn.claim = Claim::Cooling {
                     until: now.plus(cool_down),
                 };
             }
@@ -216,13 +245,17 @@ impl Memory {
         now: Timestamp,
         seen: &Seen,
     ) -> EndAnswer {
-        let answer = self.change(key, |session, claim| {
+        let answer = self.change(key, |session, turn| {
             if session.generation != lease.session.generation {
                 return (EndAnswer::Newer(Arc::clone(session)), Change::Nothing);
             }
-            if claim.is_of_another(lease.owner, now) {
-                let retry_in = claim.left(now);
+            if turn.claim.is_of_another(lease.owner, now) {
+                let retry_in = turn.claim.left(now);
                 return (EndAnswer::Held { retry_in }, Change::Nothing);
+            }
+            // Who parked them got them for the token: that is why it is dead, and the session is not.
+            if let Some(next) = turn.promote() {
+                return (EndAnswer::Newer(Arc::clone(&next)), Change::Replace(next));
             }
             (EndAnswer::Ended, Change::Delete)
         });
@@ -236,13 +269,13 @@ impl Memory {
     fn change<T>(
         &self,
         key: RecordKey,
-        step: impl FnOnce(&Arc<Session>, &mut Claim) -> (T, Change),
+        step: impl FnOnce(&Arc<Session>, &mut Turn) -> (T, Change),
     ) -> Option<T> {
         let entry = self.entries.get(&key)?;
-        let mut claim = entry.claim.lock();
-        // Under the claim: what is here now is here until we are done.
+        let mut turn = entry.turn.lock();
+        // Under the lock: what is here now is here until we are done.
         let session = entry.session.load_full()?;
-        let (answer, change) = step(&session, &mut claim);
+        let (answer, change) = step(&session, &mut turn);
         match change {
             Change::Nothing => {}
             Change::Replace(next) => entry.session.store(Some(next)),
@@ -255,7 +288,7 @@ impl Memory {
     }
 
     fn remove_dead(&self, key: RecordKey, entry: &Arc<Entry>, why: Gone, seen: &Seen) {
-        let _claim = entry.claim.lock();
+        let _turn = entry.turn.lock();
         if entry.session.swap(None).is_some() {
             self.entries.remove_if(&key, |e| Arc::ptr_eq(e, entry));
             seen.ended(key, why);
@@ -328,6 +361,16 @@ impl Entry {
         if now.as_millis() > self.last_used.load(Ordering::Relaxed) {
             self.last_used.store(now.as_millis(), Ordering::Relaxed);
         }
+    }
+}
+
+impl Turn {
+    /// What is parked, to be put in force. Nobody holds the lease any more.
+    fn promote(&mut self) -> Option<Arc<Session>> {
+        let (owner, next) = self.parked.take()?;
+        self.writer = Some(owner);
+        self.claim = Claim::Free;
+        Some(next)
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) struct Redis {
     /// Owners of leases that were asked for without an answer: they may hold without knowing. Nothing was presented
     /// under them, so the next try takes the same name and finds itself the holder. Bounded.
     unsure: Cache<RecordKey, Owner>,
+    /// Sessions as they were before a deletion without an answer: the next try finds them gone, and their tokens are still
+    /// to be revoked. Bounded.
+    perhaps_deleted: Cache<RecordKey, Arc<Session>>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,6 +62,7 @@ impl Redis {
             prefix: config.key_prefix.clone(),
             address,
             unsure: Cache::new(UNSURE),
+            perhaps_deleted: Cache::new(UNSURE),
             metrics,
         })
     }
@@ -137,14 +141,69 @@ impl Redis {
         Ok(there)
     }
 
+    /// Deletes the record and returns what it held. A deletion whose answer got lost is repeated, and what it deleted is
+    /// known from before: no tombstone has to stay behind.
     pub(super) async fn delete(
         &self,
         id: &SessionId,
         keys: &KeyRing,
     ) -> Result<Option<Arc<Session>>, StoreError> {
+        let key = id.record_key();
+        let before = self.peek(id, keys).await?;
         let script = self.keys(&self.scripts.delete, id);
-        let (_, data) = self.run(StoreOp::Delete, &script).await?;
-        Ok(open(id, keys, &data))
+        let started = Instant::now();
+        let deadline = started + link::ANSWER;
+        let mut lost = false;
+        let answer = loop {
+            let command = Command::Script(&script);
+            let answer: Result<(String, Vec<u8>), _> = self.link.ask_once(command, deadline).await;
+            match answer {
+                Err(LinkError::Unreachable) if !lost => lost = true,
+                answer => break answer,
+            }
+        };
+        let (tag, data) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if let Some(before) = before {
+                    self.perhaps_deleted.insert(key, before);
+                }
+                return Err(self.failed(StoreOp::Delete, error, started));
+            }
+        };
+        let earlier = self
+            .perhaps_deleted
+            .remove(&key)
+            .map(|(_, session)| session);
+        if tag == "deleted" {
+            self.done(StoreOp::Delete, StoreResult::Ok, started);
+            return Ok(open(id, keys, &data));
+        }
+        self.done(StoreOp::Delete, StoreResult::Miss, started);
+        // Gone, by another's hand unless it was ours.
+        Ok(before.filter(|_| lost).or(earlier))
+    }
+
+    /// What a deletion would return.
+    async fn peek(
+        &self,
+        id: &SessionId,
+        keys: &KeyRing,
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET")
+            .arg(self.record(id.record_key()))
+            .arg(&["d", "p"]);
+        let started = Instant::now();
+        let answer: Result<([Option<Vec<u8>>; 2],), _> = self.link.ask(Command::Pipe(&pipe)).await;
+        let ([data, parked],) =
+            answer.map_err(|error| self.failed(StoreOp::Load, error, started))?;
+        let newest = parked.filter(|parked| !parked.is_empty()).or(data);
+        let result = newest
+            .as_ref()
+            .map_or(StoreResult::Miss, |_| StoreResult::Ok);
+        self.done(StoreOp::Load, result, started);
+        Ok(newest.and_then(|data| open(id, keys, &data)))
     }
 
     pub(super) async fn lease(

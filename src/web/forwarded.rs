@@ -84,11 +84,13 @@ impl Client {
 
 /// Removes what must not be believed and says who the client is: `X-Forwarded-For`, `-Proto` and `-Host` (HDR-05).
 ///
-/// From an untrusted peer the whole family goes; from a trusted one the aliases with `_` or `.`, which no honest proxy
-/// writes. `host` is the authority the client asked for, already found to be ours.
-pub fn apply(headers: &mut impl Edit, client: &Client, host: HeaderValue) {
+/// From an untrusted peer the whole family goes. From a trusted one only what proxies write of every request stays: the
+/// others (`X-Original-URL`, `X-Forwarded-User`, ...) an ordinary proxy passes on as its client sent them. `secure` and
+/// `host` are scheme and authority of the origin the client asked for, already found to be ours: TLS may have ended
+/// before us.
+pub fn apply(headers: &mut impl Edit, client: &Client, secure: bool, host: HeaderValue) {
     remove_where(headers, |name| {
-        is_forwarding(name.as_str()) && !(client.trusted && is_plain(name.as_str()))
+        is_forwarding(name.as_str()) && !(client.trusted && is_written_by_proxies(name.as_str()))
     });
     let own = client.peer.map(Text::of);
     let before = headers.fields().get_all(X_FORWARDED_FOR).iter();
@@ -111,7 +113,7 @@ pub fn apply(headers: &mut impl Edit, client: &Client, host: HeaderValue) {
     if headers.fields().contains_key(FORWARDED) {
         append_forwarded(headers, client);
     }
-    let proto = if client.proto_https { "https" } else { "http" };
+    let proto = if secure { "https" } else { "http" };
     headers.set(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     headers.set(X_FORWARDED_HOST, host);
 }
@@ -163,10 +165,17 @@ pub fn is_forwarding(name: &str) -> bool {
     }
 }
 
-/// Whether the name has no separator but the hyphen.
-fn is_plain(name: &str) -> bool {
-    name.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// Names that proxies set or append to, so that a trusted one's value is its own.
+fn is_written_by_proxies(name: &str) -> bool {
+    [
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-proto",
+    ]
+    .contains(&name)
 }
 
 /// Walks the hops from the nearest on and stops at the first that is not trusted, or before one that is no address.

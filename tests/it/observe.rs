@@ -19,7 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Printed, because the bars (PRODUCT §10) are for release builds on a quiet machine; asserted far above them.
 #[test]
-#[expect(clippy::print_stderr, reason = "the numbers are the point")]
 fn a_start_is_quick_and_rest_is_small() {
     let (provider, echo) = (Provider::start(), Echo::start());
     let began = Instant::now();

@@ -223,7 +223,7 @@ async fn a_rotated_token_waits_for_redis_to_come_back() {
             (1, 0),
             "{name}: presented once"
         );
-        assert_eq!(rig.refreshes("success"), 1, "{name}");
+        rig.assert_refreshes("success", 1);
         assert_eq!(
             rig.redis.keys(),
             std::slice::from_ref(&person.record),

@@ -40,6 +40,31 @@ fn arrived(echo: &Echo, target: &str) {
     assert!(seen.is_some(), "{target} does not arrive");
 }
 
+/// A WebSocket through daypass that is still open a moment after its handshake.
+///
+/// pingora 0.9.1 tears one in twenty down at once, when the upstream's 101 comes before pingora has looked at the
+/// request's own, empty body (cloudflare/pingora#946). What is shown here is another matter, so that one is tried again.
+pub(crate) async fn open_socket(
+    client: &Client,
+    daypass: &Daypass,
+) -> impl futures_util::Stream<Item = SocketEvent> + Unpin + use<> {
+    let origin = daypass.url("");
+    for _ in 0..20 {
+        let opened = client
+            .websocket(&daypass.url("/ws"), &[("origin", &origin)])
+            .await;
+        let mut socket = opened.expect("a WebSocket");
+        let torn = tokio::time::timeout(Duration::from_millis(100), socket.next()).await;
+        if torn.is_err() {
+            return socket.map(|event| event.map(|message| message.is_close()).map_err(drop));
+        }
+    }
+    panic!("no WebSocket stays open:\n{}", daypass.log());
+}
+
+/// Whether a message says that it is the last, or the connection broke.
+pub(crate) type SocketEvent = Result<bool, ()>;
+
 fn draining(daypass: &Daypass) -> Option<Value> {
     let (status, body) = daypass.admin_get("/readyz")?;
     (status == 503).then(|| serde_json::from_str(&body).expect("JSON"))
@@ -209,7 +234,7 @@ async fn a_refresh_under_way_is_stored_before_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_is_cut_when_time_is_up() {
     let (provider, echo) = (Provider::start(), Echo::start());
-    let setup = Setup::new(&provider, &echo.url()).set("limits.drain_timeout", "2s");
+    let setup = Setup::new(&provider, &echo.url()).set("limits.drain_timeout", "1s");
     for name in ["a request", "a stream of events", "a WebSocket"] {
         let mut daypass = Daypass::ready(BINARY, &setup);
         let client = Client::new();
@@ -217,14 +242,10 @@ async fn what_hangs_is_cut_when_time_is_up() {
             client.browse(daypass.url("/")).await.expect("login").status,
             200
         );
-        let origin = daypass.url("");
         let (mut socket, mut stream, mut slow) = (None, None, None);
         match name {
             "a WebSocket" => {
-                let opened = client
-                    .websocket(&daypass.url("/ws"), &[("origin", &origin)])
-                    .await;
-                socket = Some(opened.expect("a WebSocket"));
+                socket = Some(open_socket(&client, &daypass).await);
             }
             "a stream of events" => {
                 let mut events = client
@@ -246,7 +267,7 @@ async fn what_hangs_is_cut_when_time_is_up() {
         daypass.term();
         exits_well(&mut daypass, PROMPTLY);
         assert!(
-            began.elapsed() > Duration::from_millis(1900),
+            began.elapsed() > Duration::from_millis(950),
             "{name}: not before its time: {:?}",
             began.elapsed()
         );
@@ -257,10 +278,7 @@ async fn what_hangs_is_cut_when_time_is_up() {
         );
         if let Some(mut socket) = socket {
             let last = socket.next().await;
-            assert!(
-                !matches!(last, Some(Ok(ref message)) if !message.is_close()),
-                "{name}: {last:?}"
-            );
+            assert!(!matches!(last, Some(Ok(false))), "{name}: {last:?}");
         }
         if let Some(mut stream) = stream {
             let ended = loop {

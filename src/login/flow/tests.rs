@@ -38,7 +38,7 @@ fn world_of(providers: Vec<model::Provider>) -> World {
             memory: Memory::new(),
             clock: Arc::clone(&clock) as SharedClock,
             metrics: Arc::new(Metrics::new().unwrap()),
-            revoker: Revoker::new(),
+            revoker: Revoker::default(),
         },
         clock,
         store,

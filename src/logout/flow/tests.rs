@@ -29,7 +29,7 @@ fn world(names: &[&str]) -> World {
             sessions: store.clone(),
             clock: Arc::clone(&clock) as SharedClock,
             metrics: Arc::new(Metrics::new().unwrap()),
-            revoker: Revoker::new(),
+            revoker: Revoker::default(),
         },
         clock,
         store,
@@ -210,6 +210,18 @@ async fn a_revocation_is_tried_three_times_and_only_while_it_helps() {
         world.flow.revoker.drained().await;
         assert_eq!(world.idp.count("revoke"), tries, "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_begun_before_a_reload_is_waited_for_all_the_same() {
+    let world = world(&["provider"]);
+    *world.idp.revocation.lock() = || Err(fakes::outage());
+    let lasting = world.flow.revoker.clone();
+    let id = world.signed_in().await;
+    world.rp(Some(&id), None).await.unwrap();
+    drop(world.flow);
+    lasting.drained().await;
+    assert_eq!(world.idp.count("revoke"), 3);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use zeroize::Zeroizing;
 
+use crate::oidc::Acted;
+
 /// Parameters of a request to the provider; most of them are secrets.
 #[derive(Default)]
 pub(in crate::oidc) struct Form(Vec<(String, Zeroizing<String>)>);
@@ -53,21 +55,34 @@ impl fmt::Debug for Form {
 
 /// Whether the provider may have seen, and acted on, a request.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sent(Arc<AtomicBool>);
+pub(super) struct Sent(Arc<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    sent: AtomicBool,
+    in_vain: AtomicBool,
+}
 
 impl Sent {
-    /// Bytes of the body may be on the wire.
-    pub(super) fn possibly(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// What the provider may have done by now.
+    pub(super) fn acted(&self) -> Acted {
+        if self.0.in_vain.load(Ordering::Acquire) {
+            Acted::No
+        } else if self.0.sent.load(Ordering::Acquire) {
+            Acted::Perhaps
+        } else {
+            Acted::Unasked
+        }
     }
 
     /// The provider said that it did not act.
     pub(super) fn in_vain(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.in_vain.store(true, Ordering::Release);
     }
 
+    /// Bytes of the body may be on the wire.
     fn mark(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.sent.store(true, Ordering::Release);
     }
 }
 

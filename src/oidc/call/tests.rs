@@ -36,7 +36,8 @@ fn outcome(result: Result<Claims, Failed>) -> (&'static str, String) {
         Err(Failed { result, error, .. }) => (
             result.label(),
             match error {
-                CallError::Unavailable { ambiguous, .. } => format!("ambiguous: {ambiguous}"),
+                CallError::Unavailable { acted, .. } => format!("acted: {acted:?}"),
+                CallError::Unusable { reason, .. } => reason.to_owned(),
                 CallError::RateLimited { retry_after } => format!("{retry_after:?}"),
                 CallError::OAuth { code } => code,
                 CallError::Metadata(text) => text,
@@ -54,8 +55,8 @@ async fn every_ending_of_a_call_is_sorted() {
     let good = || Scripted::json(&json!({"access_token": "t"}));
     let moved = |status| html(status).header("location", "/elsewhere");
     let long = "x".repeat(100);
-    let no = "ambiguous: false";
-    let maybe = "ambiguous: true";
+    let no = "acted: No";
+    let maybe = "acted: Perhaps";
     let rows = [
         ("an answer", good(), "ok", ""),
         (
@@ -107,10 +108,19 @@ async fn every_ending_of_a_call_is_sorted() {
             "server_error",
             no,
         ),
+        (
+            "a list is no error",
+            Scripted::json(&json!(["invalid_grant"])).status(400),
+            "client_error",
+            no,
+        ),
         ("HTML 400", html(400), "client_error", no),
         ("HTML 404", html(404), "client_error", no),
         ("408", html(408), "timeout", no),
         ("500", html(500), "server_error", no),
+        ("503", html(503), "server_error", no),
+        ("a gateway's 502", html(502), "server_error", maybe),
+        ("a gateway's 504", html(504), "server_error", maybe),
         (
             "500 with a grant error",
             error(500, "invalid_grant"),
@@ -201,7 +211,7 @@ async fn only_endpoints_that_take_a_form_speak_of_grants() {
         form: None,
     };
     let result = caller(&server).call(request, Reply::json).await;
-    let want = ("client_error", "ambiguous: false".to_owned());
+    let want = ("client_error", "acted: No".to_owned());
     assert_eq!(outcome(result), want);
 }
 
@@ -220,7 +230,7 @@ async fn an_endless_answer_is_cut_off() {
     });
     let server = Server::start().await;
     let result = post(&caller(&server), &url, Duration::from_secs(5)).await;
-    assert_eq!(outcome(result), ("invalid", "ambiguous: true".to_owned()));
+    assert_eq!(outcome(result), ("invalid", "acted: Perhaps".to_owned()));
     endless.await.unwrap();
 }
 
@@ -247,7 +257,7 @@ async fn nothing_was_sent_when_there_was_no_connection() {
     ] {
         let url = Url::parse(&url).unwrap();
         let got = outcome(post(&caller, &url, Duration::from_secs(2)).await);
-        assert_eq!(got, (result, "ambiguous: false".to_owned()), "{name}");
+        assert_eq!(got, (result, "acted: Unasked".to_owned()), "{name}");
     }
 }
 
@@ -301,8 +311,8 @@ async fn a_private_authority_is_trusted_only_where_it_is_configured() {
         let reason = match post(&caller, &url, Duration::from_secs(5)).await {
             Ok(_) => None,
             Err(failed) => match failed.error {
-                CallError::Unavailable { reason, ambiguous } => {
-                    assert!(!ambiguous, "{name}");
+                CallError::Unavailable { reason, acted } => {
+                    assert_eq!(acted, Acted::Unasked, "{name}");
                     Some(reason)
                 }
                 other => panic!("{name}: {other}"),

@@ -8,6 +8,7 @@ use super::super::tests::keys::{claims, es256};
 use super::super::tests::server::Reply;
 use super::super::tests::{NOW, Scene, object};
 use super::*;
+use crate::oidc::Acted;
 
 fn read_json(value: Value) -> Result<TokenResponse, &'static str> {
     read(&object(value), NOW, Duration::from_secs(300))
@@ -128,7 +129,81 @@ async fn life_is_counted_from_when_the_request_went_out() {
         clock.advance(Duration::from_secs(30));
     });
     let answer = scene.provider.renew(&season_ticket()).await.unwrap();
+    assert_eq!(answer.asked_at, NOW);
     assert_eq!(answer.expires_at, NOW.plus(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn a_yes_that_cannot_be_used_still_brings_its_refresh_token() {
+    // The provider has rotated: the token in this very answer is the only one that is good.
+    let mut whole = json!({"access_token": "a", "token_type": "Bearer", "refresh_token": "next"});
+    let with = |name: &str, value: Value| {
+        let mut answer = whole.clone();
+        answer[name] = value;
+        Reply::json(&answer)
+    };
+    let typed = |media: &str| Reply::new(200, media, whole.to_string());
+    let rows = [
+        ("no type", with("token_type", Value::Null), Some("next")),
+        (
+            "another type",
+            with("token_type", "DPoP".into()),
+            Some("next"),
+        ),
+        (
+            "odd token",
+            with("access_token", "a b".into()),
+            Some("next"),
+        ),
+        ("no token", with("access_token", Value::Null), Some("next")),
+        ("called HTML", typed("text/html"), Some("next")),
+        ("called XML", typed("application/xml"), Some("next")),
+        (
+            "no rotation",
+            Reply::json(&json!({"access_token": "a"})),
+            None,
+        ),
+        (
+            "odd refresh token",
+            Reply::json(&json!({"refresh_token": 1})),
+            None,
+        ),
+        ("no object", Reply::json(&json!(["a"])), None),
+    ];
+    for (name, reply, want) in rows {
+        let scene = Scene::new().await;
+        scene.server.next("/token", reply);
+        let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("next"), "{name}");
+        let CallError::Unusable { refresh_token, .. } = error else {
+            panic!("{name}: {error:?}");
+        };
+        assert_eq!(
+            refresh_token.as_ref().map(RefreshToken::expose),
+            want,
+            "{name}"
+        );
+    }
+    // What is no JSON, or not all of it, says nothing.
+    whole["pad"] = "x".into();
+    for (name, reply) in [
+        ("HTML", Reply::new(200, "text/html", "<h1>Sorry</h1>")),
+        ("empty", Reply::new(200, "application/json", "")),
+        (
+            "half",
+            Reply::new(200, "application/json", &whole.to_string()[..40]),
+        ),
+        ("cut short", Reply::json(&whole).cut_short()),
+    ] {
+        let scene = Scene::new().await;
+        scene.server.next("/token", reply);
+        let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+        let acted = Acted::Perhaps;
+        assert!(
+            matches!(error, CallError::Unavailable { acted: a, .. } if a == acted),
+            "{name}: {error:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -149,7 +224,7 @@ async fn a_refresh_waits_longer_than_a_login() {
         matches!(
             error,
             CallError::Unavailable {
-                ambiguous: true,
+                acted: Acted::Perhaps,
                 ..
             }
         ),
@@ -167,7 +242,7 @@ async fn without_metadata_nothing_was_sent() {
         matches!(
             error,
             CallError::Unavailable {
-                ambiguous: false,
+                acted: Acted::Unasked,
                 ..
             }
         ),
@@ -178,7 +253,7 @@ async fn without_metadata_nothing_was_sent() {
 
 #[tokio::test]
 async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
-    // REFRESH-38.
+    // REFRESH-38. A login is another matter: anyone can provoke refusals there.
     for status in [429, 503] {
         let scene = Scene::new().await;
         let busy = Reply::new(status, "text/html", "").header("retry-after", "30");
@@ -200,9 +275,26 @@ async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
         let login = scene
             .provider
             .exchange(&code, &verifier, "https://a.example/");
+        let busy = Reply::new(status, "text/html", "").header("retry-after", "30");
+        scene.server.next("/token", busy);
         login.await.unwrap_err();
-        assert_eq!(scene.server.received("/token").len(), 1, "{status}");
+        assert_eq!(scene.server.received("/token").len(), 2, "{status}");
     }
+    // Nor does one that only logins are asked for stop any refresh.
+    let scene = Scene::new().await;
+    let busy = Reply::new(429, "text/html", "").header("retry-after", "600");
+    scene.server.next("/token", busy);
+    let (code, verifier) = (AuthorizationCode::new("c"), CodeVerifier::new("v"));
+    for _ in 0..2 {
+        let login = scene
+            .provider
+            .exchange(&code, &verifier, "https://a.example/");
+        let error = login.await.unwrap_err();
+        assert!(matches!(error, CallError::RateLimited { .. }), "{error:?}");
+    }
+    scene.server.next("/token", good());
+    scene.provider.renew(&season_ticket()).await.unwrap();
+    assert_eq!(scene.server.received("/token").len(), 2);
     // Without a time there is none: each session backs off by itself.
     let scene = Scene::new().await;
     scene

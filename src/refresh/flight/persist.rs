@@ -9,9 +9,13 @@ use crate::refresh::failures::spread;
 use crate::session::{CommitAnswer, EndAnswer, Lease, Sessions, StoreError, Tokens};
 
 impl<E: TokenEndpoint> Flight<E> {
-    /// Stores the tokens, for as long as it takes while the session lives: a rotated token has no second copy.
-    /// `None` when the session's life is over.
+    /// Stores the tokens, for as long as it takes while the session lives: a rotated token has no second copy. The lease
+    /// is kept alive all the while, or a sibling would present the old one. `None` when the session's life is over.
     pub(super) async fn store(&self, lease: &Lease, tokens: &Tokens) -> Option<CommitAnswer> {
+        self.holding(lease, self.keep_storing(lease, tokens)).await
+    }
+
+    async fn keep_storing(&self, lease: &Lease, tokens: &Tokens) -> Option<CommitAnswer> {
         let mut pause = SHORTEST_POLL;
         let mut reported = false;
         loop {
@@ -43,6 +47,10 @@ impl<E: TokenEndpoint> Flight<E> {
 
     /// Ends the session; tries for as long as a lease lives when the store is away. `None` when it stays away.
     pub(super) async fn end(&self, lease: &Lease) -> Option<EndAnswer> {
+        self.holding(lease, self.keep_ending(lease)).await
+    }
+
+    async fn keep_ending(&self, lease: &Lease) -> Option<EndAnswer> {
         let deadline = Instant::now() + Sessions::LEASE;
         let mut pause = SHORTEST_POLL;
         loop {

@@ -172,7 +172,7 @@ async fn a_lost_answer_is_asked_for_once_more() {
     assert_eq!((healed.idp.calls(), healed.idp.reused()), (2, 0));
 
     let stubborn = Rig::expired().await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         stubborn.idp.act(Act::Fail(lost()));
     }
     assert!(matches!(
@@ -182,11 +182,79 @@ async fn a_lost_answer_is_asked_for_once_more() {
     assert_eq!(stubborn.idp.calls(), 2, "exactly once");
     assert!(!stubborn.replica.is_gone(&stubborn.id).await);
 
+    // Later flights present it once per pause, for what was spent stays spent.
+    for calls in [3, 4] {
+        stubborn.clock.advance(Duration::from_secs(60));
+        stubborn.idp.act(Act::Fail(lost()));
+        assert!(stubborn.usable().await.is_err());
+        assert_eq!(stubborn.idp.calls(), calls, "once per pause");
+    }
+    stubborn.clock.advance(Duration::from_secs(60));
+    assert_eq!(access(&stubborn.usable().await.unwrap()), "at-5");
+    stubborn.clock.advance(Duration::from_secs(300));
+    stubborn.idp.act(Act::Fail(lost()));
+    assert_eq!(
+        access(&stubborn.usable().await.unwrap()),
+        "at-7",
+        "the next token has a try of its own"
+    );
+
     // The provider had acted and knows no grace: the session was lost with the answer.
     let rotated = Rig::expired().await;
     rotated.idp.act(Act::LoseAnswer);
     assert!(matches!(rotated.usable().await, Err(RefreshError::Ended)));
     assert_eq!(rotated.idp.calls(), 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_is_tried_again_soon() {
+    // REFRESH-22.
+    let rig = Rig::expired().await;
+    for _ in 0..2 {
+        rig.idp.act(Act::Fail(unreachable_now()));
+    }
+    assert_eq!(access(&rig.usable().await.unwrap()), "at-3");
+
+    // Not for ever, and it takes nothing from what a lost answer is due.
+    let rig = Rig::expired().await;
+    for error in [
+        unreachable_now(),
+        lost(),
+        unreachable_now(),
+        unreachable_now(),
+    ] {
+        rig.idp.act(Act::Fail(error));
+    }
+    assert!(matches!(
+        rig.usable().await,
+        Err(RefreshError::Unavailable { .. })
+    ));
+    assert_eq!(rig.idp.calls(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_used_leaves_the_rotated_token_behind() {
+    // A yes is never asked for again: the token in it is the only one that is good.
+    let rig = Rig::expired().await;
+    rig.idp.act(Act::Garble);
+    let Err(RefreshError::Unavailable { retry_after }) = rig.usable().await else {
+        panic!("used");
+    };
+    let session = rig.found().await.session;
+    assert_eq!(access(&session), "at-0");
+    assert!(session.tokens.refresh.as_ref().unwrap().matches("rt-1"));
+    assert!(close(rig.replica.counted("invalid"), 1.0));
+    rig.clock.advance(retry_after);
+    assert_eq!(access(&rig.usable().await.unwrap()), "at-2");
+
+    rig.clock.advance(Duration::from_secs(300));
+    rig.idp.act(Act::Fail(CallError::Unusable {
+        reason: "the token type is not Bearer",
+        refresh_token: None,
+    }));
+    assert!(rig.usable().await.is_err());
+    assert_eq!((rig.idp.calls(), rig.idp.reused()), (3, 0));
+    assert!(!rig.replica.is_gone(&rig.id).await);
 }
 
 #[tokio::test]

@@ -183,6 +183,36 @@ async fn an_answer_that_comes_while_another_holds_the_lease_is_kept_until_it_can
 }
 
 #[tokio::test]
+async fn invalid_grant_does_not_end_what_a_sibling_is_about_to_store() {
+    // REFRESH-20: our lease ran out, a sibling presents the token we have rotated, and our answer comes first.
+    let rig = Rig::expired().await;
+    let ours = rig.idp.stall();
+    let requests = rig.replica.requests(1, &rig.id, &rig.idp).await;
+    until("called", || rig.idp.calls() == 1).await;
+    rig.clock.advance(Sessions::LEASE);
+    let sibling = Replica::over(
+        rig.replica.sessions.clone(),
+        &rig.shared_clock(),
+        Arc::clone(&rig.replica.metrics),
+    );
+    let theirs = Arc::new(Semaphore::new(0));
+    rig.idp.act(Act::RejectAfter(Arc::clone(&theirs)));
+    let late = sibling.requests(1, &rig.id, &rig.idp).await;
+    until("called again", || rig.idp.calls() == 2).await;
+    ours.add_permits(1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(rig.found().await.session.generation, 0, "not over a lease");
+    theirs.add_permits(1);
+    for request in requests.into_iter().chain(late) {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-2");
+    }
+    rig.landed().await;
+    let session = rig.found().await.session;
+    assert!(session.tokens.refresh.as_ref().unwrap().matches("rt-1"));
+    assert!(rig.idp.revoked().is_empty());
+}
+
+#[tokio::test]
 async fn a_bug_in_a_flight_strands_nobody() {
     let rig = Rig::expired().await;
     rig.idp.act(Act::Panic);

@@ -107,6 +107,29 @@ async fn without_the_store_no_token_is_presented() {
 }
 
 #[tokio::test]
+async fn a_store_that_fails_after_a_lost_answer_makes_everyone_pause() {
+    // Or else the next request would present a token for the third time that may have been spent by the first.
+    let mut fleet = Fleet::new(1, Sessions::LEASE).await;
+    let gate = Arc::new(Semaphore::new(0));
+    fleet.idp.act(Act::LoseAfter(Arc::clone(&gate)));
+    let found = fleet.one().found(&fleet.id).await;
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    fleet.server.kill();
+    gate.add_permits(1);
+    for request in requests {
+        assert!(matches!(request.await.unwrap(), Err(RefreshError::Store)));
+    }
+    let again = fleet
+        .one()
+        .refresher
+        .usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
+        .await;
+    assert!(matches!(again, Err(RefreshError::Unavailable { .. })));
+    assert_eq!(fleet.idp.calls(), 1);
+}
+
+#[tokio::test]
 async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
     // PRODUCT §5.2: stored before anyone is served, and tried for as long as the session lives.
     let mut fleet = Fleet::new(1, Sessions::LEASE).await;
@@ -129,6 +152,30 @@ async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
     landed(&fleet.one().refresher).await;
     let session = fleet.one().found(&fleet.id).await.session;
     assert_eq!((access(&session), session.generation), ("at-1", 1));
+    assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_lease_is_kept_while_the_store_refuses_the_answer() {
+    // A store that takes no more data, yet answers: nobody else may present the old token meanwhile.
+    let lease = Duration::from_millis(400);
+    let fleet = Fleet::new(1, lease).await;
+    let gate = fleet.idp.stall();
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    // Without the right to write records; leases are granted still.
+    let revoked = ["ACL", "SETUSER", "default", "-hset"];
+    fleet.server.cli(&revoked);
+    gate.add_permits(1);
+    for _ in 0..10 {
+        tokio::time::sleep(lease / 4).await;
+        let held = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+        assert!(!held.is_empty(), "the lease ran out");
+    }
+    fleet.server.cli(&["ACL", "SETUSER", "default", "+hset"]);
+    for request in requests {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+    }
     assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
 }
 

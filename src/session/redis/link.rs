@@ -29,6 +29,7 @@ pub(super) struct Link {
 }
 
 /// What can be sent. Each must be safe to send twice: an answer may get lost with its connection.
+#[derive(Clone, Copy)]
 pub(super) enum Command<'a> {
     /// A Lua script, loaded again when Redis has forgotten it.
     Script(&'a ScriptInvocation<'a>),
@@ -107,7 +108,25 @@ impl Link {
         &self,
         command: Command<'_>,
     ) -> Result<T, LinkError> {
-        let deadline = Instant::now() + ANSWER;
+        self.ask_times(command, Instant::now() + ANSWER, MAX_ATTEMPTS)
+            .await
+    }
+
+    /// As [`ask`](Self::ask), but sends the command once: for a caller who must know that an answer got lost.
+    pub(super) async fn ask_once<T: FromRedisValue>(
+        &self,
+        command: Command<'_>,
+        deadline: Instant,
+    ) -> Result<T, LinkError> {
+        self.ask_times(command, deadline, 1).await
+    }
+
+    async fn ask_times<T: FromRedisValue>(
+        &self,
+        command: Command<'_>,
+        deadline: Instant,
+        max_attempts: u32,
+    ) -> Result<T, LinkError> {
         self.supervise();
         let mut used = None;
         let mut attempts = 0;
@@ -123,7 +142,7 @@ impl Link {
                         if class != Class::Answer {
                             self.shared.broken(epoch);
                         }
-                        if class != Class::Lost || attempts == MAX_ATTEMPTS {
+                        if class != Class::Lost || attempts == max_attempts {
                             return Err(self.shared.link_error(&error, class));
                         }
                     }

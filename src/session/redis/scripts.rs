@@ -1,7 +1,9 @@
 //! Holds the Lua scripts: each step that must be one step in Redis.
 //!
-//! A record is a hash: `d` the sealed session, `g` its generation, `w` the lease owner who wrote it last. A lease is a
-//! string: `h` and the owner while a refresh is under way, `c` while everyone pauses after a failed one.
+//! A record is a hash: `d` the sealed session, `g` its generation, `w` the lease owner who wrote it last. `p`, when not
+//! empty, is a sealed next generation that is parked: its owner `o` lost the lease, and whether it counts depends on what
+//! the present holder hears. A lease is a string: `h` and the owner while a refresh is under way, `c` while everyone
+//! pauses after a failed one.
 //! No script ever creates a record but `create`, so that none can bring back what a logout deleted; and each may be
 //! run twice with the same arguments, because an answer can get lost with its connection.
 //! Every answer is `{tag, payload}`.
@@ -49,22 +51,32 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 return {'ok', ''}";
 
+// What is parked is newer: the tokens to revoke.
 const DELETE: &str = r"
-local d = redis.call('HGET', KEYS[1], 'd')
+local r = redis.call('HMGET', KEYS[1], 'd', 'p')
 redis.call('DEL', KEYS[1], KEYS[2])
-if d then return {'deleted', d} end
-return {'gone', ''}";
+if not r[1] then return {'gone', ''} end
+if r[2] and r[2] ~= '' then return {'deleted', r[2]} end
+return {'deleted', r[1]}";
 
+// With tokens parked and nobody left who could bring better ones, the old token is not presented again.
 const LEASE: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'd')
+local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o')
 if not r[1] or not r[2] then return {'gone', ''} end
 if r[1] ~= ARGV[1] then return {'newer', r[2]} end
 local mine = 'h' .. ARGV[2]
 local lease = redis.call('GET', KEYS[2])
-if lease and lease ~= mine then
-  local left = tostring(redis.call('PTTL', KEYS[2]))
-  if lease == 'c' then return {'cooling', left} end
-  return {'held', left}
+if lease and lease ~= mine and lease ~= 'c' then
+  return {'held', tostring(redis.call('PTTL', KEYS[2]))}
+end
+if r[3] and r[3] ~= '' then
+  local next = string.format('%.0f', tonumber(r[1]) + 1)
+  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '')
+  redis.call('DEL', KEYS[2])
+  return {'newer', r[3]}
+end
+if lease == 'c' then
+  return {'cooling', tostring(redis.call('PTTL', KEYS[2]))}
 end
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
 return {'granted', r[2]}";
@@ -83,9 +95,10 @@ if not lease and redis.call('HGET', KEYS[1], 'g') == ARGV[1] then
 end
 return {'lost', ''}";
 
-// The TTL stays as it is: a refresh is no use of the session.
+// The TTL stays as it is: a refresh is no use of the session. Whoever finds another at it parks what they have, and asks
+// again: should the other hear `invalid_grant`, END puts it in force. Who parked first stays: they answer the same token.
 const COMMIT: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'w', 'd')
+local r = redis.call('HMGET', KEYS[1], 'g', 'w', 'd', 'p')
 local lease = redis.call('GET', KEYS[2])
 local mine = lease == 'h' .. ARGV[2]
 if not r[1] then
@@ -101,9 +114,12 @@ if r[1] ~= ARGV[1] then
   return {'superseded', r[3] or ''}
 end
 if lease and not mine and lease ~= 'c' then
+  if not r[4] or r[4] == '' then
+    redis.call('HSET', KEYS[1], 'p', ARGV[4], 'o', ARGV[2])
+  end
   return {'held', tostring(redis.call('PTTL', KEYS[2]))}
 end
-redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2])
+redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2], 'p', '')
 redis.call('DEL', KEYS[2])
 return {'stored', ''}";
 
@@ -117,9 +133,10 @@ else
 end
 return {'ok', ''}";
 
-// Whoever else holds the lease has presented the same token: what became of it, only they know.
+// Whoever else holds the lease has presented the same token: what became of it, only they know. And who has parked tokens
+// got them for it: that is why it is dead, and the session is not.
 const END: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'd')
+local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o')
 local lease = redis.call('GET', KEYS[2])
 local mine = lease == 'h' .. ARGV[2]
 if not r[1] then
@@ -132,6 +149,12 @@ if r[1] ~= ARGV[1] then
 end
 if lease and not mine and lease ~= 'c' then
   return {'held', tostring(redis.call('PTTL', KEYS[2]))}
+end
+if r[3] and r[3] ~= '' then
+  local next = string.format('%.0f', tonumber(r[1]) + 1)
+  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '')
+  redis.call('DEL', KEYS[2])
+  return {'newer', r[3]}
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return {'ended', ''}";

@@ -185,6 +185,112 @@ async fn a_holder_that_vanishes_is_replaced_and_cannot_overwrite() {
     .await;
 }
 
+/// A holder whose lease ran out, with tokens that wait, and the one who has the lease now.
+async fn parked(rig: &Rig, store: &str) -> (SessionId, Lease, Lease) {
+    let (s, id) = (&rig.sessions, rig.create().await);
+    let slow = granted(s.lease(&id, 0).await);
+    rig.pass(rig.lease).await;
+    let next = granted(s.lease(&id, 0).await);
+    for _ in 0..2 {
+        let answer = s.commit(&id, &slow, &rig.tokens(1)).await.unwrap();
+        assert!(
+            matches!(answer, CommitAnswer::Held { .. }),
+            "{store}: {answer:?}"
+        );
+    }
+    let read = found(s.load(&id).await).session;
+    assert_eq!(read.generation, 0, "{store}: not in force yet");
+    (id, slow, next)
+}
+
+#[tokio::test]
+async fn invalid_grant_puts_in_force_what_was_parked() {
+    // REFRESH-20: the old token is dead because a sibling got the next one for it.
+    both(async |rig, store| {
+        let (id, slow, next) = parked(rig, store).await;
+        let s = &rig.sessions;
+        for _ in 0..2 {
+            let EndAnswer::Newer(newer) = s.end(&id, &next).await.unwrap() else {
+                panic!("{store}: ended");
+            };
+            let access = newer.tokens.access.expose();
+            assert_eq!((newer.generation, access), (1, "at-1"), "{store}");
+        }
+        let answer = s.commit(&id, &slow, &rig.tokens(1)).await.unwrap();
+        assert!(
+            matches!(&answer, CommitAnswer::Stored(s) if s.generation == 1),
+            "{store}: {answer:?}"
+        );
+        // Once: the next dead token ends the session.
+        let lease = granted(s.lease(&id, 1).await);
+        let answer = s.end(&id, &lease).await.unwrap();
+        assert!(matches!(answer, EndAnswer::Ended), "{store}: {answer:?}");
+        assert_eq!(missing(s.load(&id).await), Gone::Revoked, "{store}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_holders_own_tokens_replace_what_was_parked() {
+    both(async |rig, store| {
+        let (id, slow, next) = parked(rig, store).await;
+        let s = &rig.sessions;
+        let answer = s.commit(&id, &next, &rig.tokens(2)).await.unwrap();
+        assert!(matches!(answer, CommitAnswer::Stored(_)), "{store}");
+        let answer = s.commit(&id, &slow, &rig.tokens(1)).await.unwrap();
+        assert!(
+            matches!(&answer, CommitAnswer::Superseded(s) if s.tokens.access.expose() == "at-2"),
+            "{store}: {answer:?}"
+        );
+        let lease = granted(s.lease(&id, 1).await);
+        let answer = s.end(&id, &lease).await.unwrap();
+        assert!(matches!(answer, EndAnswer::Ended), "{store}: {answer:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_parked_outlives_those_who_parked_it() {
+    // Both holders died, or the second gave up: nobody presents the old token a third time.
+    both(async |rig, store| {
+        for gave_up in [false, true] {
+            let (id, _, next) = parked(rig, store).await;
+            let s = &rig.sessions;
+            if gave_up {
+                s.give_up(&id, next, Duration::from_secs(5)).await.unwrap();
+            } else {
+                rig.pass(rig.lease).await;
+            }
+            let LeaseAnswer::Newer(newer) = s.lease(&id, 0).await.unwrap() else {
+                panic!("{store}: gave up {gave_up}: not newer");
+            };
+            let access = newer.tokens.access.expose();
+            assert_eq!((newer.generation, access), (1, "at-1"), "{store}");
+            granted(s.lease(&id, 1).await);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_logout_takes_along_what_was_parked() {
+    // REFRESH-34: and it is the newest token that is to be revoked.
+    both(async |rig, store| {
+        let (id, slow, next) = parked(rig, store).await;
+        let s = &rig.sessions;
+        let deleted = s.delete(&id).await.unwrap().unwrap();
+        assert_eq!(deleted.tokens.access.expose(), "at-1", "{store}");
+        for lease in [&slow, &next] {
+            let answer = s.commit(&id, lease, &rig.tokens(1)).await.unwrap();
+            assert!(matches!(answer, CommitAnswer::Gone), "{store}: {answer:?}");
+        }
+        let answer = s.end(&id, &next).await.unwrap();
+        assert!(matches!(answer, EndAnswer::Ended), "{store}: {answer:?}");
+        assert_eq!(missing(s.load(&id).await), Gone::Revoked, "{store}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_stale_give_up_leaves_anothers_lease_alone() {
     both(async |rig, store| {

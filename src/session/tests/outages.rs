@@ -172,6 +172,78 @@ async fn a_commit_whose_answer_got_lost_is_recognised() {
     assert_eq!(found(sessions.load(&id).await).session.generation, 1);
 }
 
+/// Passes bytes on to Redis, and swallows the answer to the first command that holds `marker`: cut off, or never answered.
+async fn lossy(port: u16, marker: String, cut: bool) -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let once = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (once, marker) = (Arc::clone(&once), marker.clone());
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.unwrap().into_split();
+                let mut swallow = false;
+                let (mut asked, mut answered) = ([0; 16384], [0; 16384]);
+                loop {
+                    tokio::select! {
+                        n = from_client.read(&mut asked) => {
+                            let Ok(n @ 1..) = n else { return };
+                            let text = String::from_utf8_lossy(&asked[..n]);
+                            swallow |= text.contains(&marker)
+                                && once.swap(false, std::sync::atomic::Ordering::SeqCst);
+                            to_server.write_all(&asked[..n]).await.unwrap();
+                        }
+                        n = from_server.read(&mut answered) => {
+                            let Ok(n @ 1..) = n else { return };
+                            if !swallow {
+                                to_client.write_all(&answered[..n]).await.unwrap();
+                            } else if cut {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    own
+}
+
+#[tokio::test]
+async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
+    // LOGOUT-05: or else its tokens would be revoked by nobody.
+    for cut in [true, false] {
+        let server = RedisServer::start();
+        let (direct, _) = open(&server.config());
+        let id = direct.create(session_at(now())).await.unwrap();
+        // Loaded beforehand, so that the command itself is what gets lost.
+        let other = direct.create(session_at(now())).await.unwrap();
+        direct.delete(&other).await.unwrap();
+        let lease_key = record_key(&server).replace(":s:", ":l:");
+        let mut store = server.store();
+        let port = lossy(server.port, lease_key, cut).await;
+        store.url = crate::secret::StoreUrl::new(format!("redis://127.0.0.1:{port}/0"));
+        let (sessions, _) = open(&config(model::Store::Redis(store)));
+        let start = Instant::now();
+        let mut deleted = sessions.delete(&id).await;
+        assert!(start.elapsed() < Duration::from_millis(700));
+        if !cut {
+            // Nobody can tell in time; the user is told, and tries again.
+            assert!(deleted.is_err(), "{deleted:?}");
+            eventually("up again", async || sessions.ping().await.is_ok()).await;
+            deleted = sessions.delete(&id).await;
+        }
+        let deleted = deleted.unwrap().expect("what was deleted");
+        assert_eq!(deleted.tokens.access.expose(), "at-0", "cut: {cut}");
+        assert_eq!(server.cli(&["DBSIZE"]), "0", "no tombstone");
+        let again = sessions.delete(&id).await.unwrap();
+        assert!(again.is_none(), "LOGOUT-16: {again:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_lease_whose_answer_got_lost_is_found_again() {
     // Without that, everyone would wait for a lease that nobody knows to hold.

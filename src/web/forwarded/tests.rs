@@ -269,6 +269,7 @@ fn applied(peer: Option<&str>, fields: &[(&str, &str)]) -> Vec<String> {
     apply(
         &mut map,
         &client,
+        client.proto_https,
         HeaderValue::from_static("shop.example.com"),
     );
     let mut out: Vec<String> = map

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::stage::Stage;
 
+#[expect(clippy::too_many_lines, reason = "a table of rows")]
 #[tokio::test(flavor = "multi_thread")]
 async fn only_our_own_names_are_answered_to() {
     let stage = Stage::signed_in(|setup, _| setup).await;

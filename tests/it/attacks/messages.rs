@@ -39,6 +39,7 @@ fn get(lines: &str) -> String {
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of rows")]
 fn framing() -> Vec<(&'static str, String, Want)> {
     let chunked = "Transfer-Encoding: chunked\r\n";
     vec![
@@ -299,6 +300,7 @@ fn framing() -> Vec<(&'static str, String, Want)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of rows")]
 fn heads() -> Vec<(&'static str, String, Want)> {
     let huge = |size: usize| get(&format!("X-Huge: {}\r\n", "a".repeat(size)));
     vec![
@@ -425,7 +427,7 @@ fn heads() -> Vec<(&'static str, String, Want)> {
     ]
 }
 
-fn play(stage: &Stage, rows: Vec<(&str, String, Want)>) {
+fn play(stage: &Stage, rows: &[(&str, String, Want)]) {
     let mut wrong = Vec::new();
     let target = |index: usize| format!("/a?{index}");
     for (index, (row, request, want)) in rows.iter().enumerate() {
@@ -452,9 +454,8 @@ fn play(stage: &Stage, rows: Vec<(&str, String, Want)>) {
             .filter(|seen| seen.target == target(index))
             .collect();
         let good = match (want, &*mine) {
-            (Refused(_) | Broken | Contained, []) => true,
+            (Refused(_) | Broken | Contained, []) | (Contained, [_]) => true,
             (Broken, [one]) => one.body_sha256.is_empty(),
-            (Contained, [_]) => true,
             (Arrives(length), [one]) => {
                 assert_jane(row, one);
                 one.body_length == *length
@@ -475,13 +476,13 @@ fn play(stage: &Stage, rows: Vec<(&str, String, Want)>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_end_to_a_message() {
     let stage = Stage::signed_in(|setup, _| setup).await;
-    play(&stage, framing());
+    play(&stage, &framing());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_reading_of_a_head() {
     let stage = Stage::signed_in(|setup, _| setup).await;
-    play(&stage, heads());
+    play(&stage, &heads());
     // 400 or 431: more fields than the parser takes.
     let answer = stage.raw(get(&"X-Many: b\r\n".repeat(2000)).as_bytes());
     assert!(

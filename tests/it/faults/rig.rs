@@ -174,6 +174,16 @@ impl Rig {
         self.counted("daypass_token_refreshes_total", &[("result", result)])
     }
 
+    /// Waits until so many refreshes have ended in this way, and requires that they are no more: what is stored is
+    /// counted a moment later.
+    pub(crate) fn assert_refreshes(&self, result: &str, count: u64) {
+        let counted = wait_for(PATIENCE, || {
+            let counted = self.refreshes(result);
+            (counted >= count).then_some(counted)
+        });
+        assert_eq!(counted, Some(count), "{result}");
+    }
+
     /// A counter over all replicas.
     pub(crate) fn counted(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let all = self

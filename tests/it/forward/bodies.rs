@@ -21,10 +21,8 @@ async fn bodies_beyond_the_limit_are_refused() {
     let with_length =
         |length: usize| format!("Content-Length: {length}\r\n\r\n{}", "x".repeat(length));
     let chunked = |sizes: &[usize]| {
-        let chunks: String = sizes
-            .iter()
-            .map(|&size| format!("{size:x}\r\n{}\r\n", "x".repeat(size)))
-            .collect();
+        let chunk = |&size: &usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
+        let chunks = sizes.iter().map(chunk).collect::<Vec<_>>().concat();
         format!("Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
     };
     for (index, (row, body, want)) in [

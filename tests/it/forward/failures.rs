@@ -188,3 +188,20 @@ async fn an_answer_that_breaks_off_is_not_passed_as_whole() {
         200
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_is_not_forwarded_buys_no_time() {
+    let stage = Stage::signed_in(|setup, upstream| {
+        setup.route_first(json!({
+            "name": "hurried", "path_prefix": "/hurried", "upstream": upstream, "limits": {"timeout": "1s"},
+        }))
+    })
+    .await;
+    let call = stage.client.get(stage.daypass.url("/hurried?ms=30000"));
+    let answer = call
+        .header("upgrade", "h2c")
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, 504);
+}

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::stage::Stage;
 
+#[expect(clippy::too_many_lines, reason = "a table of rows")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_route_that_fits_takes_the_request() {
     let stage = Stage::new(|setup, upstream| {

@@ -36,7 +36,11 @@ async fn vary(daypass: &Daypass, provider: &Provider, odd: &str) {
         .await
         .expect("login");
     assert_eq!(page.status, 200);
-    let method: String = odd.chars().filter(char::is_ascii_alphabetic).collect();
+    let method: String = odd
+        .chars()
+        .filter(char::is_ascii_alphabetic)
+        .collect::<String>()
+        .to_ascii_uppercase();
     let method = method.parse().expect("a method");
     for (call, status) in [
         (client.get(url(&format!("/{odd}/{odd}"))), 200),

@@ -66,6 +66,8 @@ fn ready_takes_the_store_once_and_never_the_provider() {
         (daypass.metric("daypass_store_connected", &[]) > 0.5).then_some(())
     });
     assert!(connected.is_some());
+    let told = daypass.wait_for_log(&["WARN", "provider is not available"], PATIENCE);
+    assert!(told.is_some(), "{}", daypass.log());
     provider.resume();
     until(&daypass, "providers", "ok");
 
@@ -77,20 +79,6 @@ fn ready_takes_the_store_once_and_never_the_provider() {
         (daypass.metric("daypass_store_connected", &[]) < 0.5).then_some(())
     });
     assert!(lost.is_some());
-}
-
-/// A provider that goes away does not show as there for ever.
-#[test]
-fn a_provider_is_told_as_missing_from_the_start_until_it_is_there() {
-    let (mut provider, echo) = (Provider::start(), Echo::start());
-    provider.stop();
-    let daypass = Daypass::ready(BINARY, Setup::new(&provider, &echo.url()));
-    let (status, _) = until(&daypass, "providers", "unreachable");
-    assert_eq!(status, 200);
-    let told = daypass.wait_for_log(&["WARN", "provider is not available"], PATIENCE);
-    assert!(told.is_some(), "{}", daypass.log());
-    provider.resume();
-    until(&daypass, "providers", "ok");
 }
 
 /// K8S-05: each port has its own, and nothing of the other's.

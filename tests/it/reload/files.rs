@@ -120,6 +120,10 @@ async fn a_configmap_that_kubernetes_swaps_is_noticed() {
 
 /// A second configuration's time is its own, and what it names from now on is watched.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the process under test has a clock of its own"
+)]
 async fn the_time_of_loading_moves_and_new_files_are_watched() {
     let (provider, echo) = (Provider::start(), Echo::start());
     let mut daypass = Daypass::ready(BINARY, Setup::new(&provider, &echo.url()));

@@ -37,13 +37,13 @@ async fn keys_rotate_without_signing_anyone_out_and_one_taken_out_ends_its_sessi
     signed_in(&before.browse(daypass.url("/")).await.expect("login"));
 
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.set("session.keys", named(&[&new, &old])))
+        daypass.change(|setup| setup.set("session.keys", named(&[&new, &old])));
     });
     signed_in(&get(&before, daypass.url("/")).await);
     signed_in(&between.browse(daypass.url("/")).await.expect("login"));
 
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.set("session.keys", named(&[&new])))
+        daypass.change(|setup| setup.set("session.keys", named(&[&new])));
     });
     let gone = get(&before, daypass.url("/")).await;
     assert_eq!(
@@ -102,7 +102,7 @@ async fn a_login_under_way_outlives_a_rotation() {
         .expect("an answer");
     let keys = json!([{"file": format!("@DIR@/{new}")}, {"file": format!("@DIR@/{old}")}]);
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.set("session.keys", keys))
+        daypass.change(|setup| setup.set("session.keys", keys));
     });
     let page = client
         .browse(to_us.location().expect("the way back"))

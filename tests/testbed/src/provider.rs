@@ -344,7 +344,6 @@ async fn process(shared: Arc<Shared>, request: Incoming) -> Answer {
         }
         (faults, state.records.len() - 1, shared.released.subscribe())
     };
-    released.mark_unchanged();
     let mut canned = None;
     for fault in &faults {
         match fault {

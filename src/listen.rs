@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::config::model::{Address, Listener};
 
+mod buffered;
 pub mod tls;
 
 /// Longest time from a TLS handshake to the first request: HTTP/2 has no limit of its own on its preface.
@@ -258,14 +259,14 @@ impl Bound {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
                 let fd = stream.as_raw_fd();
-                let mut stream = L4Stream::from(stream);
+                let mut stream = buffered::stream(stream);
                 stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
                 stream
             }
             Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 let fd = stream.as_raw_fd();
-                let mut stream = L4Stream::from(stream);
+                let mut stream = buffered::stream(stream);
                 stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
                 stream
             }

@@ -238,7 +238,10 @@ impl ProxyHttp for Proxy {
         } else {
             CLIENT_SILENCE
         };
-        session.set_read_timeout(Some(silence));
+        // Each deadline is a timer per read or write: a request without body has nothing more to read.
+        if ctx.has_body || ctx.upgrade {
+            session.set_read_timeout(Some(silence));
+        }
         session.set_write_timeout(Some(silence));
         let Some(answer) = self.answer(session, ctx, taken).await? else {
             return Ok(false);
@@ -280,6 +283,10 @@ impl ProxyHttp for Proxy {
                 .min(live.config.routes[route].limits.timeout)
         };
         peer.options.read_timeout = Some(silence);
+        if ctx.has_body || ctx.upgrade {
+            // A head alone always fits into the socket's buffer.
+            peer.options.write_timeout = Some(silence);
+        }
         if ctx.upgrade {
             upstream.for_upgrade(&mut peer);
         }

@@ -47,6 +47,8 @@ pub struct Context {
     pub(super) refusal: Option<Refusal>,
     /// Status of our own answer, when we gave one.
     pub(super) answered: Option<StatusCode>,
+    /// A body follows, or may.
+    pub(super) has_body: bool,
     /// It asks for an upgrade.
     pub(super) upgrade: bool,
     /// It expects a stream of events.
@@ -90,6 +92,7 @@ impl Context {
             decision: "refuse",
             refusal: None,
             answered: None,
+            has_body: false,
             upgrade: false,
             events: false,
             streaming: false,

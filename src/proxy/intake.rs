@@ -91,6 +91,10 @@ pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Ref
         .headers
         .get(header::ACCEPT)
         .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"));
+    // In HTTP/2 the end of the stream tells, which is not known yet.
+    ctx.has_body = head.version == Version::HTTP_2
+        || head.headers.contains_key(header::CONTENT_LENGTH)
+        || head.headers.contains_key(header::TRANSFER_ENCODING);
     let limit = route.config.limits.body;
     if head
         .headers

@@ -197,7 +197,6 @@ fn template(config: &model::Upstream) -> Result<HttpPeer, String> {
     options.connection_timeout = Some(config.connect_timeout);
     options.total_connection_timeout = Some(config.connect_timeout);
     options.read_timeout = Some(config.read_timeout);
-    options.write_timeout = Some(config.read_timeout);
     options.idle_timeout = Some(IDLE);
     options.max_h2_streams = H2_STREAMS;
     options.alpn = match (config.protocol, config.tls.is_some()) {

@@ -138,10 +138,22 @@ pub enum CallError {
 pub enum Acted {
     /// Nothing: no byte was sent of any request that could do something (REFRESH-22).
     Unasked,
-    /// Nothing: it said so.
+    /// Nothing, or nothing that asking again at once would tell: it answered, be it with rubbish, or was still silent when
+    /// patience ran out.
     No,
-    /// Nobody knows: the request was (or may have been) sent, and no answer of its own came back (REFRESH-23).
+    /// Nobody knows: the connection broke after the request was (or may have been) sent, and its answer with it. The one
+    /// case in which asking again at once may bring the answer back (REFRESH-23).
     Perhaps,
+}
+
+impl Acted {
+    /// The same for an answer that came, or is awaited no longer.
+    fn settled(self) -> Self {
+        match self {
+            Self::Perhaps => Self::No,
+            other => other,
+        }
+    }
 }
 
 /// What an ID token must say (OIDC Core §3.1.3.7).

@@ -209,15 +209,20 @@ impl Caller {
             .await
             .unwrap_or_else(|_| {
                 let reason = "no answer in time";
-                Err(unavailable(CallResult::Timeout, reason, sent.acted()))
+                Err(unavailable(
+                    CallResult::Timeout,
+                    reason,
+                    sent.acted().settled(),
+                ))
             })?;
         if is_form && let Some(code) = oauth_error(&answer.body) {
             // Some providers say 200 and mean an error (REFRESH-19).
             return Err(refused(code));
         }
-        // From here on the provider has said yes: what cannot be read may still have been acted on.
         read(&answer).map_err(|bad| match bad {
-            BadAnswer::Unreadable(reason) => unavailable(CallResult::Invalid, reason, sent.acted()),
+            BadAnswer::Unreadable(reason) => {
+                unavailable(CallResult::Invalid, reason, sent.acted().settled())
+            }
             BadAnswer::Unusable {
                 reason,
                 refresh_token,
@@ -255,20 +260,17 @@ impl Caller {
         })?;
         let status = response.status();
         if !status.is_success() {
-            // A gateway speaks for itself: the provider behind it may have acted, and its answer got lost there.
-            if !matches!(
-                status,
-                StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
-            ) {
-                // Counts also when the deadline strikes while the error is read.
-                sent.in_vain();
-            }
+            // Counts also when the deadline strikes while the error is read.
+            sent.in_vain();
             return Err(self.refusal(response, request.form.is_some(), sent).await);
         }
         let body = match read_body(&mut response).await {
             Ok(body) => body,
+            Err((CallResult::Connection, reason)) => {
+                return Err(unavailable(CallResult::Connection, reason, sent.acted()));
+            }
             Err((result, reason)) => {
-                return Err(unavailable(result, reason, sent.acted()));
+                return Err(unavailable(result, reason, sent.acted().settled()));
             }
         };
         Ok(Reply {

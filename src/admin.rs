@@ -8,6 +8,7 @@ use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
+use crate::listen::Activity;
 use crate::metrics::Metrics;
 
 /// Whether this process should get traffic.
@@ -127,6 +128,9 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        if let Some(activity) = Activity::of(session) {
+            activity.waits();
+        }
         let head = session.req_header();
         let (status, kind, body) = self.answer(&head.method, head.uri.path());
         let length = body.len();

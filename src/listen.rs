@@ -3,12 +3,13 @@
 //! pingora's own listener layer retries a taken port for 30 s and then panics in a task, and its shutdown cuts requests;
 //! so sockets are bound here, where a failure is an ordinary error, and the accept loops are ours.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use pingora::apps::ServerApp;
 use pingora::http::ResponseHeader;
@@ -26,8 +27,11 @@ use crate::config::model::{Address, Listener};
 mod buffered;
 pub mod tls;
 
-/// Longest time from a TLS handshake to the first request: HTTP/2 has no limit of its own on its preface.
-const FIRST_REQUEST: Duration = Duration::from_secs(75);
+/// Longest time from an idle connection to a complete request header: pingora's 60 s of keep-alive, and then some to send
+/// it. pingora limits each read, not their sum, and in HTTP/2 not the preface: a byte a minute would hold it for ever.
+const REQUEST: Duration = Duration::from_secs(75);
+/// How often a connection is looked at.
+const LOOK: Duration = Duration::from_secs(5);
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections held at once by one listener; more wait in the kernel's queue.
@@ -35,37 +39,70 @@ const CONNECTIONS: usize = 65_536;
 /// Pause after a failed `accept`, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether a connection has ever carried a request. Travels with the stream, in the only place pingora has for such a thing.
-#[derive(Debug, Clone, Default)]
-pub struct Activity(Arc<AtomicBool>);
+/// What a connection is doing, for the one who looks after it. Travels with the stream, in the only place pingora has for
+/// such a thing.
+///
+/// A watch per connection instead of a timer per request: the request only notes where it is.
+#[derive(Debug, Clone)]
+pub struct Activity(Arc<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    accepted: Instant,
+    /// Milliseconds after `accepted` by which the next step must have come; 0 when there is none to wait for.
+    due: AtomicU64,
+}
 
 impl Activity {
-    /// Marks the session's connection as in use.
-    pub fn of(session: &ServerSession) {
-        let digest = session
-            .digest()
-            .and_then(|digest| digest.proxy_digest.as_ref());
-        let mark = digest.and_then(|digest| digest.user_data.as_ref()?.downcast_ref::<Self>());
-        if let Some(mark) = mark {
-            mark.0.store(true, Ordering::Release);
-        }
+    fn new() -> Self {
+        let watched = Watched {
+            accepted: Instant::now(),
+            due: AtomicU64::new(0),
+        };
+        let activity = Self(Arc::new(watched));
+        activity.expect_within(REQUEST);
+        activity
+    }
+
+    /// The one that belongs to a session's connection.
+    pub fn of(session: &ServerSession) -> Option<&Self> {
+        let digest = session.digest()?.proxy_digest.as_ref()?;
+        digest.user_data.as_ref()?.downcast_ref::<Self>()
+    }
+
+    /// A request's header is waited for.
+    pub fn waits(&self) {
+        self.expect_within(REQUEST);
+    }
+
+    /// The next step must come within `limit`, or the connection ends.
+    pub fn expect_within(&self, limit: Duration) {
+        let due = (self.0.accepted.elapsed() + limit).as_millis();
+        let due = u64::try_from(due).unwrap_or(u64::MAX).max(1);
+        self.0.due.store(due, Ordering::Release);
+    }
+
+    /// A request is under way: other limits apply.
+    pub fn is_busy(&self) {
+        self.0.due.store(0, Ordering::Release);
     }
 
     fn attach(&self, stream: &mut L4Stream) {
         let Ok(unused) = ResponseHeader::build_no_case(200, Some(0)) else {
             return;
         };
-        stream.set_proxy_digest(ProxyDigest::new(
-            Box::new(unused),
-            Some(Box::new(self.clone())),
-        ));
+        let mark: Box<dyn Any + Send + Sync> = Box::new(self.clone());
+        stream.set_proxy_digest(ProxyDigest::new(Box::new(unused), Some(mark)));
     }
 
-    /// Resolves when the connection has stayed without a request for too long; never if it carried one.
-    async fn missing(&self) {
-        tokio::time::sleep(FIRST_REQUEST).await;
-        if self.0.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
+    /// Resolves when a step did not come in time.
+    async fn overdue(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let due = self.0.due.load(Ordering::Acquire);
+            if due != 0 && self.0.accepted.elapsed().as_millis() > u128::from(due) {
+                return;
+            }
         }
     }
 }
@@ -216,11 +253,8 @@ impl Bound {
             );
             connections.spawn(async move {
                 let _slot = slot;
-                let activity = Activity::default();
-                let tls = acceptor.is_some();
-                if tls {
-                    activity.attach(&mut stream);
-                }
+                let activity = Activity::new();
+                activity.attach(&mut stream);
                 let Some(stream) = handshake(stream, acceptor).await else {
                     return;
                 };
@@ -230,11 +264,10 @@ impl Bound {
                         next = app.process_new(stream, &stop).await;
                     }
                 };
-                // On plain connections the application's own limit on a header is enough.
                 tokio::select! {
                     biased;
                     () = requests => {}
-                    () = activity.missing(), if tls => {}
+                    () = activity.overdue() => {}
                 }
             });
         }

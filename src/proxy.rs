@@ -210,7 +210,6 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        guard::header_read();
         // Who sent it is known once the head is looked at.
         let nobody = Client {
             ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -232,6 +231,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
+        guard::header_read(session);
         let taken = intake::take_in(session, ctx);
         let silence = if ctx.upgrade {
             STREAM_SILENCE
@@ -253,7 +253,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<Box<HttpPeer>> {
         let route = ctx
@@ -274,7 +274,7 @@ impl ProxyHttp for Proxy {
         let limit = live.config.routes[route].limits.timeout;
         let silence = if ctx.upgrade || ctx.events {
             // The client says that a stream will come; the upstream must still begin its answer in time.
-            guard::answer_within(Some(limit));
+            guard::answer_within(session, Some(limit));
             STREAM_SILENCE
         } else {
             upstream
@@ -345,7 +345,7 @@ impl ProxyHttp for Proxy {
         let live = ctx.live.clone();
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if ctx.upgrade || ctx.events {
-                guard::answer_within(None);
+                guard::answer_within(session, None);
             }
             if let (Some(sent), Some(upstream)) = (ctx.sent, &live.routes[index].upstream) {
                 let took = sent.elapsed();

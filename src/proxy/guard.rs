@@ -1,10 +1,9 @@
-//! Bounds how long a connection may take to send a request's header, and a stream's upstream to begin its answer.
+//! Notes at the connection where a request is, and bounds how long a stream's upstream may take to begin its answer.
 //!
-//! pingora limits each read, not their sum: a byte a minute would hold a connection for ever. The request future is
-//! dropped here when a deadline passes, and the connection with it.
+//! An HTTP/1.1 connection carries one request at a time: its watch in `listen` ends it when a step does not come. In
+//! HTTP/2 only the one stream may end: its future is dropped here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,42 +11,50 @@ use parking_lot::Mutex;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
-use pingora::proxy::{HttpProxy, ProxyHttp};
+use pingora::proxy::{HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::listen::Activity;
 
-/// Longest time from an idle connection to a complete request header: pingora's 60 s of keep-alive, and then some to send it.
-const HEADER: Duration = Duration::from_secs(75);
 /// An HTTP/2 connection without streams is closed after this.
 const H2_IDLE: Duration = Duration::from_secs(75);
 
-/// What the request tells its guard.
+/// When an HTTP/2 stream's answer must have begun.
 #[derive(Debug, Default)]
-struct Progress {
-    header_read: AtomicBool,
+struct Limit {
     answer_by: Mutex<Option<Instant>>,
     changed: Notify,
 }
 
 tokio::task_local! {
-    static PROGRESS: Arc<Progress>;
+    static LIMIT: Arc<Limit>;
 }
 
-/// To be called when a request's header has been read.
-pub(super) fn header_read() {
-    let _ = PROGRESS.try_with(|progress| progress.header_read.store(true, Ordering::Release));
+/// A request's header has been read.
+pub(super) fn header_read(session: &Session) {
+    if let Some(activity) = Activity::of(session.as_downstream()) {
+        activity.is_busy();
+    }
 }
 
 /// Sets, or with `None` lifts, the time by which the answer must have begun. Only for requests whose reads are not
 /// limited otherwise: when it passes there is no answer, just an end.
-pub(super) fn answer_within(limit: Option<Duration>) {
-    let _ = PROGRESS.try_with(|progress| {
-        *progress.answer_by.lock() = limit.map(|limit| Instant::now() + limit);
-        progress.changed.notify_one();
-    });
+pub(super) fn answer_within(session: &Session, limit: Option<Duration>) {
+    let downstream = session.as_downstream();
+    if downstream.is_http2() {
+        let _ = LIMIT.try_with(|this| {
+            *this.answer_by.lock() = limit.map(|limit| Instant::now() + limit);
+            this.changed.notify_one();
+        });
+        return;
+    }
+    match (Activity::of(downstream), limit) {
+        (Some(activity), Some(limit)) => activity.expect_within(limit),
+        (Some(activity), None) => activity.is_busy(),
+        (None, _) => {}
+    }
 }
 
 /// A proxy whose connections cannot be held without sending a request.
@@ -84,35 +91,25 @@ where
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        Activity::of(&session);
-        let progress = Arc::new(Progress::default());
-        let request = PROGRESS.scope(
-            progress.clone(),
-            self.proxy.process_new_http(session, shutdown),
-        );
+        if !session.is_http2() {
+            if let Some(activity) = Activity::of(&session) {
+                activity.waits();
+            }
+            return self.proxy.process_new_http(session, shutdown).await;
+        }
+        let limit = Arc::new(Limit::default());
+        let request = self.proxy.process_new_http(session, shutdown);
+        let request = LIMIT.scope(limit.clone(), request);
         tokio::pin!(request);
-        let header_by = Instant::now() + HEADER;
-        let mut header_read = false;
         loop {
-            let answer_by = *progress.answer_by.lock();
-            let deadline = if header_read {
-                answer_by
-            } else {
-                Some(answer_by.unwrap_or(header_by))
-            };
+            let answer_by = *limit.answer_by.lock();
             tokio::select! {
                 biased;
                 next = &mut request => return next,
-                () = progress.changed.notified() => {}
-                () = reached(deadline) => {
-                    if answer_by.is_some_and(|by| by <= Instant::now()) {
-                        tracing::warn!("upstream began no answer to a stream in time; connection closed");
-                        return None;
-                    }
-                    if !progress.header_read.load(Ordering::Acquire) {
-                        return None;
-                    }
-                    header_read = true;
+                () = limit.changed.notified() => {}
+                () = reached(answer_by) => {
+                    tracing::warn!("upstream began no answer to a stream in time; stream closed");
+                    return None;
                 }
             }
         }

@@ -78,7 +78,8 @@ pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Ref
     ctx.route = Some(route.index);
     // The upstream gets the path that was matched, in origin-form, and the query byte for byte.
     let sent = route.rewrite(&path);
-    if sent.as_bytes() != raw_path || !head.raw_path().starts_with(b"/") {
+    let as_sent = head.raw_path().starts_with(b"/") && head.raw_path_is_utf8();
+    if sent.as_bytes() != raw_path || !as_sent {
         ctx.target = Some([sent.as_bytes(), raw_query].concat());
     }
     // Exactly what pingora forwards as an upgrade; it takes any other away and forwards the rest.

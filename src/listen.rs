@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use pingora::apps::ServerApp;
 use pingora::http::ResponseHeader;
@@ -31,7 +31,7 @@ pub mod tls;
 /// it. pingora limits each read, not their sum, and in HTTP/2 not the preface: a byte a minute would hold it for ever.
 const REQUEST: Duration = Duration::from_secs(75);
 /// How often a connection is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections held at once by one listener; more wait in the kernel's queue.
@@ -48,19 +48,16 @@ pub struct Activity(Arc<Watched>);
 
 #[derive(Debug)]
 struct Watched {
-    accepted: Instant,
-    /// Milliseconds after `accepted` by which the next step must have come; 0 when there is none to wait for.
-    due: AtomicU64,
+    /// Looks the current step may still take; 0 when there is none to wait for.
+    looks_left: AtomicU32,
 }
 
 impl Activity {
     fn new() -> Self {
-        let watched = Watched {
-            accepted: Instant::now(),
-            due: AtomicU64::new(0),
-        };
-        let activity = Self(Arc::new(watched));
-        activity.expect_within(REQUEST);
+        let activity = Self(Arc::new(Watched {
+            looks_left: AtomicU32::new(0),
+        }));
+        activity.waits();
         activity
     }
 
@@ -75,16 +72,16 @@ impl Activity {
         self.expect_within(REQUEST);
     }
 
-    /// The next step must come within `limit`, or the connection ends.
+    /// The next step must come within `limit`, give or take a [`LOOK`], or the connection ends.
     pub fn expect_within(&self, limit: Duration) {
-        let due = (self.0.accepted.elapsed() + limit).as_millis();
-        let due = u64::try_from(due).unwrap_or(u64::MAX).max(1);
-        self.0.due.store(due, Ordering::Release);
+        let looks = limit.as_millis() / LOOK.as_millis() + 1;
+        let looks = u32::try_from(looks).unwrap_or(u32::MAX);
+        self.0.looks_left.store(looks, Ordering::Release);
     }
 
     /// A request is under way: other limits apply.
     pub fn is_busy(&self) {
-        self.0.due.store(0, Ordering::Release);
+        self.0.looks_left.store(0, Ordering::Release);
     }
 
     fn attach(&self, stream: &mut L4Stream) {
@@ -99,8 +96,12 @@ impl Activity {
     async fn overdue(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            let due = self.0.due.load(Ordering::Acquire);
-            if due != 0 && self.0.accepted.elapsed().as_millis() > u128::from(due) {
+            let looks_left = &self.0.looks_left;
+            let before = looks_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
+                // The last look is not taken off: 0 means that nothing is waited for.
+                (left > 1).then(|| left - 1)
+            });
+            if before == Err(1) {
                 return;
             }
         }

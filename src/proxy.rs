@@ -220,7 +220,7 @@ impl ProxyHttp for Proxy {
         };
         Context::new(
             self.live.load_full(),
-            RequestId::generate(),
+            RequestId::unknown(),
             nobody,
             &self.in_flight,
         )
@@ -242,7 +242,6 @@ impl ProxyHttp for Proxy {
         if ctx.has_body || ctx.upgrade {
             session.set_read_timeout(Some(silence));
         }
-        session.set_write_timeout(Some(silence));
         let Some(answer) = self.answer(session, ctx, taken).await? else {
             return Ok(false);
         };
@@ -361,6 +360,9 @@ impl ProxyHttp for Proxy {
                 ctx.streaming = true;
                 live.routes[index].series.stream(true);
                 session.set_write_timeout(Some(STREAM_SILENCE));
+            } else if !streams && !is_small(head) {
+                // What is small fits into the socket's buffer: nothing to wait for, and a timer saved.
+                session.set_write_timeout(Some(CLIENT_SILENCE));
             }
         }
         forward::response(head, ctx, &live.table.routes()[index])
@@ -465,6 +467,15 @@ impl ProxyHttp for Proxy {
     fn request_summary(&self, _: &Session, ctx: &Context) -> String {
         ctx.request_id.as_str().to_owned()
     }
+}
+
+/// Whether an answer fits into the socket's buffer whatever the client does.
+fn is_small(head: &ResponseHeader) -> bool {
+    const SMALL: u64 = 16 * 1024;
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    length
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+        .is_some_and(|length| length <= SMALL)
 }
 
 fn upstream_error(kind: &ErrorType, unresolved: bool) -> UpstreamError {

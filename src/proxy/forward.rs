@@ -214,10 +214,11 @@ pub(super) fn response(
 
 /// Removes what concerns the upstream's connection only (RFC 9110 §7.6.1). Framing is pingora's.
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
-    let nominated: Vec<HeaderName> = head
-        .headers
-        .get_all(header::CONNECTION)
+    let connection = head.headers.get_all(header::CONNECTION);
+    let mut odd: Vec<HeaderName> = connection
         .iter()
+        // What nearly all say names no field.
+        .filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"))
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
@@ -232,12 +233,14 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
             .contains(name)
         })
         .collect();
-    for name in nominated.iter().map(HeaderName::as_str).chain([
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "upgrade",
-    ]) {
+    let of_the_hop = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "proxy-authenticate" | "upgrade"
+        )
+    };
+    odd.extend(head.headers.keys().filter(of_the_hop).cloned());
+    for name in &odd {
         head.remove_header(name);
     }
 }

@@ -67,7 +67,9 @@ pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Ref
     let (raw_path, raw_query) = split(head);
     let path = CanonicalPath::parse(raw_path)
         .map_err(|_| Refusal::Malformed("The path can be read in more than one way."))?;
-    ctx.path = Some(path.as_str().to_owned());
+    if config.logging.access_log {
+        ctx.path = Some(path.as_str().to_owned());
+    }
     if let Some(endpoint) = Endpoint::of(path.as_str(), &config.base_path) {
         return Ok(Taken::Own(endpoint));
     }
@@ -200,8 +202,7 @@ fn http1_head(raw: &[u8], head: &RequestHeader) -> Result<(), Refusal> {
     let mut host = 0_usize;
     let mut content_length = 0_usize;
     let mut start = 0;
-    let ends = raw.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    for (end, _) in ends {
+    for end in memchr::memchr_iter(b'\n', raw) {
         // RFC 9112 §2.2 lets a reader take a bare LF; a server behind or before us may not.
         if end == start || raw[end - 1] != b'\r' {
             return Err(Refusal::Malformed("End each line with CR LF."));

@@ -24,6 +24,11 @@ impl RequestId {
         }
     }
 
+    /// Stands in until the head is looked at; never sent.
+    pub fn unknown() -> Self {
+        Self(HeaderValue::from_static("unknown"))
+    }
+
     /// A fresh one.
     pub fn generate() -> Self {
         let mut text = [0; 32];

@@ -20,7 +20,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{GetProxyDigest, GetSocketDigest, SocketDigest, Stream};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::model::{Address, Listener};
 
@@ -72,7 +72,7 @@ impl Activity {
         self.expect_within(REQUEST);
     }
 
-    /// The next step must come within `limit`, give or take a [`LOOK`], or the connection ends.
+    /// The next step must come within `limit`, give or take a second, or the connection ends.
     pub fn expect_within(&self, limit: Duration) {
         let looks = limit.as_millis() / LOOK.as_millis() + 1;
         let looks = u32::try_from(looks).unwrap_or(u32::MAX);
@@ -92,19 +92,26 @@ impl Activity {
         stream.set_proxy_digest(ProxyDigest::new(Box::new(unused), Some(mark)));
     }
 
-    /// Resolves when a step did not come in time.
-    async fn overdue(&self) {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let looks_left = &self.0.looks_left;
-            let before = looks_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
-                // The last look is not taken off: 0 means that nothing is waited for.
-                (left > 1).then(|| left - 1)
-            });
-            if before == Err(1) {
-                return;
+    /// Looks after `connection` until it ends, and ends it when a step does not come in time. A task of its own: what a
+    /// connection's task waits for is looked at each time it wakes.
+    fn watch(&self, connection: AbortHandle) {
+        let watched = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(watched) = watched.upgrade() else {
+                    return;
+                };
+                let looks_left = &watched.looks_left;
+                let looked = looks_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
+                    // The last look is not taken off: 0 means that nothing is waited for.
+                    (left > 1).then(|| left - 1)
+                });
+                if looked == Err(1) {
+                    return connection.abort();
+                }
             }
-        }
+        });
     }
 }
 
@@ -252,25 +259,19 @@ impl Bound {
                 self.tls.as_ref().map(|tls| tls.acceptor()),
                 stop.clone(),
             );
-            connections.spawn(async move {
+            let activity = Activity::new();
+            activity.attach(&mut stream);
+            let connection = connections.spawn(async move {
                 let _slot = slot;
-                let activity = Activity::new();
-                activity.attach(&mut stream);
                 let Some(stream) = handshake(stream, acceptor).await else {
                     return;
                 };
-                let requests = async {
-                    let mut next = app.process_new(stream, &stop).await;
-                    while let Some(stream) = next {
-                        next = app.process_new(stream, &stop).await;
-                    }
-                };
-                tokio::select! {
-                    biased;
-                    () = requests => {}
-                    () = activity.overdue() => {}
+                let mut next = app.process_new(stream, &stop).await;
+                while let Some(stream) = next {
+                    next = app.process_new(stream, &stop).await;
                 }
             });
+            activity.watch(connection);
         }
         let Self { socket, .. } = self;
         drop(socket);

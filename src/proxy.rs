@@ -108,13 +108,13 @@ impl Proxy {
                 return endpoints.answer(endpoint, session).await.map(Some);
             }
             Ok(Taken::Routed) => {
-                let live = ctx.live.clone();
+                let live = &ctx.live;
                 // `take_in` has just set the route.
                 let Some(route) = ctx.route.map(|index| &live.config.routes[index]) else {
                     return Ok(None);
                 };
                 match decide::decide(
-                    &live,
+                    live,
                     &self.refresher,
                     route,
                     session.req_header(),
@@ -147,7 +147,7 @@ impl Proxy {
         if std::mem::replace(&mut ctx.accounted, true) {
             return;
         }
-        let live = ctx.live.clone();
+        let live = &ctx.live;
         let series = match ctx.route {
             Some(index) => &live.routes[index].series,
             None if ctx.own => &live.own,
@@ -258,7 +258,7 @@ impl ProxyHttp for Proxy {
         let route = ctx
             .route
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "no route"))?;
-        let live = ctx.live.clone();
+        let live = &ctx.live;
         let upstream = live.routes[route]
             .upstream
             .as_ref()
@@ -299,7 +299,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> pingora::Result<()> {
         if let Some(index) = ctx.route {
-            let live = ctx.live.clone();
+            let live = &ctx.live;
             forward::request(upstream, ctx, &live.table.routes()[index])?;
         }
         ctx.sent = Some(Instant::now());
@@ -341,7 +341,7 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "unasked upgrade");
             return Err(error.into_up());
         }
-        let live = ctx.live.clone();
+        let live = &ctx.live;
         if !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if ctx.upgrade || ctx.events {
                 guard::answer_within(session, None);

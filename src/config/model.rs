@@ -462,7 +462,7 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Logins started per minute and client address.
     pub logins_per_minute_per_ip: NonZeroU32,
-    /// Longest time from SIGTERM to exit.
+    /// Longest time from SIGTERM for requests to end; token refreshes under way have their `refresh_patience`.
     pub drain_timeout: Duration,
 }
 

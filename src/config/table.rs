@@ -770,7 +770,7 @@ pub(super) static LIMITS: Table = Table {
             "drain_timeout",
             SPAN,
             Default("30s"),
-            "Longest time from SIGTERM to exit.",
+            "Longest time from SIGTERM for requests to end; token refreshes under way have their `refresh_patience`.",
         ),
     ],
     later: &[],

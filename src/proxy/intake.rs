@@ -26,7 +26,7 @@ pub(super) enum Taken {
 
 /// Reads the head; what is ambiguous ends here.
 pub(super) fn take_in(session: &Session, ctx: &mut Context) -> Result<Taken, Refusal> {
-    let live = ctx.live.clone();
+    let live = &ctx.live;
     let config = &live.config;
     let head = session.req_header();
     let peer = session

@@ -117,7 +117,7 @@ impl Upstream {
         Ok(self.pick(&peers))
     }
 
-    /// Makes a peer's connection one for an upgrade: see [`patient`]. Such connections are not shared with other requests.
+    /// Makes a peer's connection one for an upgrade: see the module `patient`. Such connections are not shared with other requests.
     pub fn for_upgrade(&self, peer: &mut HttpPeer) {
         peer.options.custom_l4 = Some(self.upgrades.clone());
         peer.group_key = !peer.group_key;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
+mod changes;
 mod id;
 mod memory;
 mod record;
@@ -23,6 +24,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use self::changes::Changed;
 pub use self::id::{RecordKey, SessionId};
 pub use self::sessions::Sessions;
 

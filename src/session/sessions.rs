@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
+use super::changes::{Changed, Changes};
 use super::memory::Memory;
 use super::redis::{Redis, wanted_ttl};
 use super::seen::{Last, Seen};
@@ -28,6 +29,7 @@ struct Inner {
     store: Store,
     settings: ArcSwap<Settings>,
     seen: Seen,
+    changes: Changes,
     clock: SharedClock,
     lease: Duration,
     touches: Arc<Semaphore>,
@@ -82,6 +84,7 @@ impl Sessions {
             store,
             settings: ArcSwap::from_pointee(Settings::new(config, None)),
             seen: Seen::new(metrics),
+            changes: Changes::default(),
             clock,
             lease,
             touches: Arc::new(Semaphore::new(CONCURRENT_TOUCHES)),
@@ -157,16 +160,19 @@ impl Sessions {
     /// # Errors
     /// [`StoreError`]; then the session may still be there and the user must be told.
     pub async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.delete(id.record_key(), &self.0.seen)),
+        let key = id.record_key();
+        let deleted = match &self.0.store {
+            Store::Memory(memory) => memory.delete(key, &self.0.seen),
             Store::Redis(redis) => {
                 let deleted = redis.delete(id, &self.keys()).await?;
                 if deleted.is_some() {
-                    self.0.seen.gone(id.record_key(), Gone::Revoked);
+                    self.0.seen.gone(key, Gone::Revoked);
                 }
-                Ok(deleted)
+                deleted
             }
-        }
+        };
+        self.0.changes.wake(key);
+        Ok(deleted)
     }
 
     /// Asks for the lease to refresh the session, of which `generation` is known.
@@ -212,10 +218,13 @@ impl Sessions {
         lease: &Lease,
         tokens: &Tokens,
     ) -> Result<CommitAnswer, StoreError> {
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.commit(id.record_key(), lease, tokens, self.now())),
-            Store::Redis(redis) => redis.commit(id, &self.keys(), lease, tokens).await,
-        }
+        let key = id.record_key();
+        let answer = match &self.0.store {
+            Store::Memory(memory) => memory.commit(key, lease, tokens, self.now()),
+            Store::Redis(redis) => redis.commit(id, &self.keys(), lease, tokens).await?,
+        };
+        self.0.changes.wake(key);
+        Ok(answer)
     }
 
     /// Gives the lease up without new tokens; siblings pause for `cool_down`.
@@ -250,7 +259,13 @@ impl Sessions {
         if matches!(answer, EndAnswer::Ended) {
             self.0.seen.gone(id.record_key(), Gone::Revoked);
         }
+        self.0.changes.wake(id.record_key());
         Ok(answer)
+    }
+
+    /// Wakes whoever holds the answer when the session is refreshed, deleted, or may have been.
+    pub fn watch(&self, id: &SessionId) -> Changed {
+        self.0.changes.subscribe(id.record_key())
     }
 
     /// Is the store there? For readiness and `check --online`.

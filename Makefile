@@ -8,6 +8,8 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # CI sets it to `ci`: see .config/nextest.toml.
 NEXTEST_PROFILE ?= default
+# The same random cases at each run: a red build must mean that the change is wrong. `cargo nextest run` draws new ones.
+export PROPTEST_RNG_SEED ?= 20
 
 .PHONY: help
 help: ## Show this list

@@ -30,12 +30,13 @@ fn moves() -> impl Strategy<Value = Vec<(usize, Move)>> {
     proptest::collection::vec((0..3usize, one), 1..40)
 }
 
-/// A store, and what each of three holders knows and has.
+/// A store, and what each of three holders knows and has: a lease, and the number of the tokens that the provider gives
+/// for it. They are the same however often they are committed.
 struct Side {
     sessions: Sessions,
     id: SessionId,
     known: [u64; 3],
-    leases: [Option<Lease>; 3],
+    leases: [Option<(Lease, u64)>; 3],
     run_out: Box<dyn Fn()>,
 }
 
@@ -67,7 +68,7 @@ impl Side {
             (Move::Lease, _) => match sessions.lease(id, self.known[who]).await.unwrap() {
                 LeaseAnswer::Granted(lease) => {
                     let text = format!("granted {}", lease.session.generation);
-                    self.leases[who] = Some(lease);
+                    self.leases[who] = Some((lease, n));
                     text
                 }
                 LeaseAnswer::Newer(session) => {
@@ -79,9 +80,10 @@ impl Side {
                 LeaseAnswer::Gone => "gone".into(),
             },
             (_, None) => "no lease".into(),
-            (Move::Renew, Some(lease)) => sessions.renew(id, lease).await.unwrap().to_string(),
-            (Move::Commit, Some(lease)) => {
-                let answer = sessions.commit(id, lease, &tokens(n, START)).await.unwrap();
+            (Move::Renew, Some((lease, _))) => sessions.renew(id, lease).await.unwrap().to_string(),
+            (Move::Commit, Some((lease, given))) => {
+                let tokens = tokens(*given, START);
+                let answer = sessions.commit(id, lease, &tokens).await.unwrap();
                 let text = match &answer {
                     CommitAnswer::Stored(s) | CommitAnswer::Superseded(s) => {
                         self.known[who] = s.generation;
@@ -98,14 +100,14 @@ impl Side {
                 format!("stored: {stored}, {text}")
             }
             (Move::GiveUp, Some(_)) => {
-                let lease = self.leases[who].take().unwrap();
+                let (lease, _) = self.leases[who].take().unwrap();
                 sessions
                     .give_up(id, lease, Duration::from_secs(1))
                     .await
                     .unwrap();
                 "gave up".into()
             }
-            (Move::End, Some(lease)) => match sessions.end(id, lease).await.unwrap() {
+            (Move::End, Some((lease, _))) => match sessions.end(id, lease).await.unwrap() {
                 EndAnswer::Ended => "ended".into(),
                 EndAnswer::Newer(s) => format!("newer {}", s.generation),
                 EndAnswer::Held { .. } => "held".into(),

@@ -1,5 +1,16 @@
 //! Forwards everything to one upstream and does nothing else: what `make bench` measures daypass against.
 //!
+//! Same pingora, same allocator and same build profile as daypass. By itself it runs as pingora does by default: one
+//! multi-threaded tokio runtime that steals, and pingora's service on top of it. With `apart` it has daypass' listener and
+//! threads, and shows what daypass adds beside those.
+//!
+//! ```text
+//! bare_proxy 127.0.0.1:8081 127.0.0.1:9000
+//! bare_proxy 127.0.0.1:8081 127.0.0.1:9000 apart
+//! ```
+
+//! Forwards everything to one upstream and does nothing else: what `make bench` measures daypass against.
+//!
 //! Same pingora, same allocator, same build profile and same shape of runtime as daypass: a multi-threaded tokio runtime
 //! of our own, a listener bound before anything starts, and pingora's service on top of it.
 //!
@@ -13,8 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use daypass::config::model::{Address, Listener};
+use daypass::listen::{self, Workers};
 use parking_lot::Mutex;
-use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
+use pingora::proxy::{HttpProxy, ProxyHttp, Session, http_proxy_service};
 use pingora::server::Fds;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
@@ -46,16 +59,24 @@ impl ProxyHttp for Bare {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(listen), Some(upstream)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: bare_proxy LISTEN UPSTREAM".into());
+        return Err("usage: bare_proxy LISTEN UPSTREAM [apart]".into());
     };
     let upstream: SocketAddr = upstream.parse()?;
     let mut peer = HttpPeer::new(upstream, false, String::new());
     // The deadlines daypass has by default: they cost timers.
     peer.options.connection_timeout = Some(Duration::from_secs(2));
     peer.options.read_timeout = Some(Duration::from_secs(60));
+    match arguments.next().as_deref() {
+        None => stock(&listen, peer),
+        Some("apart") => apart(&listen, &peer),
+        Some(other) => Err(format!("unknown argument {other:?}").into()),
+    }
+}
 
+/// One runtime that steals, as pingora has by default.
+fn stock(listen: &str, peer: HttpPeer) -> Result<(), Box<dyn std::error::Error>> {
     // An occupied port ends the program here instead of being retried inside pingora.
-    let listener = TcpListener::bind(&listen)?;
+    let listener = TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?.to_string();
     let mut fds = Fds::new();
@@ -76,6 +97,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::signal::ctrl_c().await?;
         stop.send_replace(true);
         serving.await?;
+        Ok(())
+    })
+}
+
+/// A runtime and a proxy a thread, and the listener, as in daypass.
+fn apart(listen: &str, peer: &HttpPeer) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let listener = Listener {
+        address: Address::Tcp(listen.parse()?),
+        tls: None,
+    };
+    let workers = Workers::start(std::thread::available_parallelism()?, || {
+        let mut proxy = HttpProxy::new(Bare { peer: peer.clone() }, Arc::default());
+        proxy.handle_init_modules();
+        proxy
+    })?;
+    let (_stop, stopped) = watch::channel(false);
+    runtime.block_on(async move {
+        let bound = listen::bind(&listener).await?;
+        bound.serve(Arc::new(workers), stopped).await;
         Ok(())
     })
 }

@@ -1,5 +1,6 @@
 //! Constructs everything once, serves, reloads and drains.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::model::{Config, Listener};
 use crate::config::watch::Prints;
 use crate::config::{self, Environment, Loaded};
-use crate::listen::{self, Bound, tls::Certificate};
+use crate::listen::{self, Bound, Workers, tls::Certificate};
 use crate::login;
 use crate::metrics::{Metrics, ReloadResult};
 use crate::oidc::Provider;
@@ -121,31 +122,38 @@ impl App {
 
     /// Serves until `shutdown` resolves, then drains: no new connections, requests under way are finished within
     /// `limits.drain_timeout`, refreshes under way within the provider's `refresh_patience`.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the system has no threads to give.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
         let (stop, stopping) = watch::channel(false);
         let config = self.live.load().config.clone();
-        let keepalive = config
+        let keepalive: usize = config
             .upstreams
             .iter()
             .map(|upstream| upstream.keepalive)
             .sum();
-        let proxy = Proxy::new(
-            self.live.clone(),
-            self.refresher.clone(),
-            self.lasting.clock.clone(),
-            self.in_flight.clone(),
-        );
-        let proxy = Arc::new(proxy.into_app(keepalive));
+        let count = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let workers = Workers::start(count, || {
+            let proxy = Proxy::new(
+                self.live.clone(),
+                self.refresher.clone(),
+                self.lasting.clock.clone(),
+                self.in_flight.clone(),
+            );
+            proxy.into_app(usize::div_ceil(keepalive, count.get()))
+        })?;
+        let workers = Arc::new(workers);
         let mut serving = JoinSet::new();
         for listener in self.listeners {
-            serving.spawn(listener.serve(proxy.clone(), stopping.clone()));
+            serving.spawn(listener.serve(workers.clone(), stopping.clone()));
         }
         // The admin port answers to the end, so that probes see the drain.
         let (admin_stop, admin_stopping) = watch::channel(false);
-        let admin = Arc::new(Admin::new(
+        let admin = Arc::new(Workers::here(Admin::new(
             self.lasting.metrics.clone(),
             self.health.clone(),
-        ));
+        )));
         let admin = tokio::spawn(self.admin.serve(admin, admin_stopping));
 
         let mut upkeep = JoinSet::new();
@@ -202,6 +210,7 @@ impl App {
         tracing::info!(refreshes_left = left, "drained");
         let _ = admin_stop.send(true);
         admin.abort();
+        Ok(())
     }
 }
 

@@ -135,9 +135,9 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    // For all but the connections, which have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("daypass")
         .build()
     {
         Ok(runtime) => runtime,
@@ -148,8 +148,9 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
         let app = App::build(loaded, Source { path, environment })
             .await
             .map_err(|error| with_causes(&error))?;
-        app.run(terminated).await;
-        Ok::<_, String>(())
+        app.run(terminated)
+            .await
+            .map_err(|error| format!("cannot start threads: {error}"))
     });
     // What is still running has had its time.
     runtime.shutdown_background();

@@ -18,7 +18,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{GetProxyDigest, GetSocketDigest, SocketDigest, Stream};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -26,6 +26,9 @@ use crate::config::model::{Address, Listener};
 
 mod buffered;
 pub mod tls;
+mod workers;
+
+pub use self::workers::Workers;
 
 /// Longest time from an idle connection to a complete request header: pingora's 60 s of keep-alive, and then some to send
 /// it. pingora limits each read, not their sum, and in HTTP/2 not the preface: a byte a minute would hold it for ever.
@@ -230,10 +233,11 @@ impl Bound {
         self.tls.clone()
     }
 
-    /// Accepts until `stop` turns true, then closes the socket. Connections go on: see [`ServerApp`] for how they end.
+    /// Accepts until `stop` turns true, then closes the socket. Connections run on `workers` and go on: see [`ServerApp`]
+    /// for how they end.
     pub async fn serve<A: ServerApp + Send + Sync + 'static>(
         self,
-        app: Arc<A>,
+        workers: Arc<Workers<A>>,
         mut stop: watch::Receiver<bool>,
     ) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
@@ -246,7 +250,7 @@ impl Bound {
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&slots) => accepted,
             };
-            let (mut stream, slot) = match accepted {
+            let (accepted, slot) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, listener = %self.address, "cannot accept a connection");
@@ -254,15 +258,19 @@ impl Bound {
                     continue;
                 }
             };
-            let (app, acceptor, stop) = (
-                app.clone(),
-                self.tls.as_ref().map(|tls| tls.acceptor()),
-                stop.clone(),
-            );
+            let acceptor = self.tls.as_ref().map(|tls| tls.acceptor());
+            let stop = stop.clone();
             let activity = Activity::new();
-            activity.attach(&mut stream);
-            let connection = connections.spawn(async move {
-                let _slot = slot;
+            let mark = activity.clone();
+            let worker = workers.least_busy();
+            let (app, place) = (worker.app.clone(), worker.place());
+            let connection = async move {
+                let _held = (slot, place);
+                // Here, because a socket belongs to the runtime that it was made on.
+                let Ok(mut stream) = accepted.into_stream() else {
+                    return;
+                };
+                mark.attach(&mut stream);
                 let Some(stream) = handshake(stream, acceptor).await else {
                     return;
                 };
@@ -270,12 +278,14 @@ impl Bound {
                 while let Some(stream) = next {
                     next = app.process_new(stream, &stop).await;
                 }
-            });
-            activity.watch(connection);
+            };
+            activity.watch(connections.spawn_on(connection, &worker.runtime));
         }
         let Self { socket, .. } = self;
         drop(socket);
-        app.cleanup().await;
+        for app in workers.apps() {
+            app.cleanup().await;
+        }
         // The drain deadline belongs to the caller, who drops this future when it is reached.
         while connections.join_next().await.is_some() {}
     }
@@ -283,30 +293,41 @@ impl Bound {
     async fn accept(
         &self,
         slots: &Arc<Semaphore>,
-    ) -> io::Result<(L4Stream, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> io::Result<(Accepted, tokio::sync::OwnedSemaphorePermit)> {
         let slot = slots
             .clone()
             .acquire_owned()
             .await
             .map_err(io::Error::other)?;
-        let stream = match &self.socket {
-            Socket::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
+        let accepted = match &self.socket {
+            Socket::Tcp(socket) => Accepted::Tcp(socket.accept().await?.0.into_std()?),
+            Socket::Unix { socket, .. } => Accepted::Unix(socket.accept().await?.0.into_std()?),
+        };
+        Ok((accepted, slot))
+    }
+}
+
+/// A connection on its way from the runtime that accepts to the one that serves.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    fn into_stream(self) -> io::Result<L4Stream> {
+        let (mut stream, fd) = match self {
+            Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
                 let fd = stream.as_raw_fd();
-                let mut stream = buffered::stream(stream);
-                stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
-                stream
+                (buffered::stream(TcpStream::from_std(stream)?), fd)
             }
-            Socket::Unix { socket, .. } => {
-                let (stream, _) = socket.accept().await?;
+            Self::Unix(stream) => {
                 let fd = stream.as_raw_fd();
-                let mut stream = buffered::stream(stream);
-                stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
-                stream
+                (buffered::stream(UnixStream::from_std(stream)?), fd)
             }
         };
-        Ok((stream, slot))
+        stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
+        Ok(stream)
     }
 }
 

@@ -32,6 +32,7 @@ fuzz_target!(|input: &[u8]| {
         apply(
             &mut headers,
             &client,
+            true,
             HeaderValue::from_static("shop.example.com"),
         );
         strip_hop_by_hop(&mut headers, false);

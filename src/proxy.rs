@@ -48,7 +48,8 @@ use refusal::Refusal;
 
 /// Longest silence on a stream (WebSocket, server-sent events) in either direction.
 const STREAM_SILENCE: Duration = Duration::from_secs(3600);
-/// Longest wait for the next piece of a request body, and for a client to take the next piece of an answer.
+/// Longest wait for the next piece of a request body (where a route does not say otherwise), and for a client to take the
+/// next piece of an answer.
 const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 /// Attempts to connect before giving up; more than one only when the name has several addresses.
 const CONNECTS: u8 = 3;
@@ -233,10 +234,10 @@ impl ProxyHttp for Proxy {
     ) -> pingora::Result<bool> {
         guard::header_read(session);
         let taken = intake::take_in(session, ctx);
-        let silence = if ctx.upgrade {
-            STREAM_SILENCE
-        } else {
-            CLIENT_SILENCE
+        let silence = match ctx.route {
+            Some(_) if ctx.upgrade => STREAM_SILENCE,
+            Some(route) => ctx.live.config.routes[route].limits.timeout,
+            None => CLIENT_SILENCE,
         };
         // Each deadline is a timer per read or write: a request without body has nothing more to read.
         if ctx.has_body || ctx.upgrade {
@@ -415,6 +416,9 @@ impl ProxyHttp for Proxy {
                     ) =>
                 {
                     None
+                }
+                ErrorSource::Downstream if *error.etype() == ErrorType::ReadTimedout => {
+                    Some(Refusal::BodyTooSlow)
                 }
                 ErrorSource::Downstream => Some(Refusal::Malformed("The message cannot be read.")),
                 ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal),

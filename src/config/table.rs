@@ -744,7 +744,7 @@ pub(super) static ROUTE_LIMITS: Table = Table {
             "timeout",
             SPAN,
             Default("60s"),
-            "Longest wait for the upstream's response header, counted from the request.",
+            "Longest wait for the upstream's response header, counted from the request, and for each next piece of a request's body.",
         ),
     ],
     later: &[],

@@ -47,6 +47,8 @@ pub enum ErrorPage {
     TooLarge,
     /// The header block is beyond its limit.
     HeadersTooLarge,
+    /// The rest of the request did not come in time.
+    TooSlow,
     /// Too many logins or refreshes.
     RateLimited,
     /// The upstream cannot be reached, or broke off.
@@ -164,6 +166,7 @@ impl ErrorPage {
             | Self::MethodNotAllowed
             | Self::TooLarge
             | Self::HeadersTooLarge
+            | Self::TooSlow
             | Self::RateLimited => self.request(),
             Self::DeniedRoute | Self::DeniedClaims | Self::DeniedScopes | Self::CrossSite => {
                 self.denied()
@@ -234,6 +237,16 @@ impl ErrorPage {
                     "too_large",
                     Icon::Alert,
                     "The request is too large",
+                )
+            },
+            Self::TooSlow => Text {
+                explanation: "The rest of what you were sending did not arrive.",
+                advice: "Check your connection, then go back and send it again.",
+                ..text(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "too_slow",
+                    Icon::Clock,
+                    "That took too long",
                 )
             },
             Self::RateLimited => Text {

@@ -16,6 +16,8 @@ pub(super) enum Refusal {
     HeaderTooLarge,
     /// The body is larger than the route's limit.
     BodyTooLarge,
+    /// The next piece of the body did not come in time.
+    BodyTooSlow,
     /// `Host` is none of ours.
     Misdirected,
     /// No route matches.
@@ -65,6 +67,7 @@ impl Refusal {
             Self::Malformed(_) => ErrorPage::BadRequest,
             Self::HeaderTooLarge => ErrorPage::HeadersTooLarge,
             Self::BodyTooLarge => ErrorPage::TooLarge,
+            Self::BodyTooSlow => ErrorPage::TooSlow,
             Self::Misdirected => ErrorPage::Misdirected,
             Self::NoRoute => ErrorPage::NotFound,
             Self::Method { .. } => ErrorPage::MethodNotAllowed,
@@ -141,7 +144,7 @@ impl Refusal {
     pub(super) fn closes(&self) -> bool {
         matches!(
             self,
-            Self::Malformed(_) | Self::HeaderTooLarge | Self::BodyTooLarge
+            Self::Malformed(_) | Self::HeaderTooLarge | Self::BodyTooLarge | Self::BodyTooSlow
         )
     }
 }

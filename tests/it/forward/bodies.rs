@@ -74,6 +74,28 @@ async fn bodies_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stops_coming_is_told_so_and_let_go() {
+    let stage = Stage::signed_in(|setup, upstream| {
+        setup.route_first(json!({
+            "name": "upload", "path_prefix": "/upload", "upstream": upstream, "limits": {"timeout": "1s"},
+        }))
+    })
+    .await;
+    for (row, body) in [
+        ("length, nothing sent", "Content-Length: 10\r\n\r\n"),
+        ("length, half sent", "Content-Length: 10\r\n\r\n12345"),
+        ("chunks", "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n"),
+    ] {
+        let request =
+            format!("POST /upload HTTP/1.1\r\nHost: @HOST@\r\nCookie: @COOKIE@\r\n{body}");
+        let answer = stage.raw(request.as_bytes());
+        assert_eq!(answer.statuses(), [408], "{row}: {}", answer.text());
+        assert!(answer.text().contains(r#""reason":"too_slow""#), "{row}");
+        assert!(answer.closed, "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_without_body_and_partial_ones_pass() {
     let stage = Stage::signed_in(|setup, _| setup).await;
     for (method, path, status) in [

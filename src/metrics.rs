@@ -13,8 +13,8 @@ use prometheus::{
 mod labels;
 mod series;
 pub use labels::{
-    CallResult, Denied, Endpoint, LoginResult, LogoutKind, RefreshResult, ReloadResult, SessionEnd,
-    StoreOp, StoreResult, Unauthenticated, UpstreamError,
+    CallResult, Denied, Endpoint, Lane, LoginResult, LogoutKind, RefreshResult, ReloadResult,
+    SessionEnd, StoreOp, StoreResult, Unauthenticated, UpstreamError,
 };
 pub use series::{RouteSeries, UpstreamSeries, method_label};
 
@@ -43,6 +43,7 @@ pub struct Metrics {
     token_remaining_seconds: Histogram,
     provider_requests_total: IntCounterVec,
     provider_request_duration_seconds: HistogramVec,
+    provider_circuit_open: IntGaugeVec,
     store_operations_total: IntCounterVec,
     store_operation_duration_seconds: HistogramVec,
     /// 1 while the session store answers.
@@ -178,6 +179,12 @@ impl Metrics {
                 &["provider", "endpoint"],
                 LATENCY,
             )?,
+            provider_circuit_open: gauges(
+                r,
+                "provider_circuit_open",
+                "1 while token calls to a provider are held back because they failed one after the other.",
+                &["provider", "calls"],
+            )?,
             store_operations_total: counters(
                 r,
                 "store_operations_total",
@@ -260,6 +267,9 @@ impl Metrics {
         }
         self.token_refresh_duration_seconds
             .with_label_values(&[provider]);
+        for lane in Lane::ALL {
+            self.circuit(provider, *lane, false);
+        }
         for endpoint in Endpoint::ALL {
             self.provider_request_duration_seconds
                 .with_label_values(&[provider, endpoint.label()]);
@@ -377,6 +387,13 @@ impl Metrics {
         self.provider_request_duration_seconds
             .with_label_values(&[provider, endpoint.label()])
             .observe(took.as_secs_f64());
+    }
+
+    /// Token calls to a provider are held back, or are no longer.
+    pub fn circuit(&self, provider: &str, lane: Lane, open: bool) {
+        self.provider_circuit_open
+            .with_label_values(&[provider, lane.label()])
+            .set(i64::from(open));
     }
 
     /// A store operation ended after `took`.

@@ -3,6 +3,7 @@
 //! One file per step of the protocol; `call` alone makes HTTP calls, `cached` alone keeps what they brought.
 
 mod authorize;
+mod breaker;
 mod cached;
 mod call;
 mod client_auth;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
+use self::breaker::Breaker;
 use self::cached::{Cached, Policy};
 use self::call::Caller;
 use self::client_auth::Client;
@@ -34,7 +36,7 @@ use self::jwks::KeySet;
 use self::pause::Pause;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken, Nonce, RefreshToken};
 
 /// One provider: its metadata, its keys and the calls to it. Cheap to share, made once per configuration of a provider.
@@ -46,8 +48,23 @@ pub struct Provider {
     metadata: Cached<Metadata>,
     keys: Cached<KeySet>,
     /// A 429 that logins provoke stops no refresh, and the other way round.
-    login_pause: Pause,
-    refresh_pause: Pause,
+    logins: Lane,
+    refreshes: Lane,
+}
+
+/// What one kind of token call has met.
+struct Lane {
+    pause: Pause,
+    breaker: Breaker,
+}
+
+impl Lane {
+    fn new(kind: metrics::Lane, provider: &Arc<str>, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            pause: Pause::default(),
+            breaker: Breaker::new(provider, kind, metrics),
+        }
+    }
 }
 
 impl fmt::Debug for Provider {
@@ -213,6 +230,8 @@ impl Provider {
         metrics.know_provider(&config.name);
         discovery::check_issuer(&config)?;
         let client = Client::new(&config, Arc::clone(&clock))?;
+        let [logins, refreshes] = [metrics::Lane::Login, metrics::Lane::Refresh]
+            .map(|kind| Lane::new(kind, &config.name, &metrics));
         let caller = Arc::new(Caller::new(&config, Arc::clone(&clock), metrics)?);
         let metadata = Cached::new(Policy {
             provider: Arc::clone(&config.name),
@@ -235,8 +254,8 @@ impl Provider {
             client,
             metadata,
             keys,
-            login_pause: Pause::default(),
-            refresh_pause: Pause::default(),
+            logins,
+            refreshes,
         })
     }
 
@@ -245,9 +264,11 @@ impl Provider {
         &self.config
     }
 
-    /// What is left of the pause that a 429 or 503 asked for.
+    /// For how long no refresh may be asked for: what is left of the pause that a 429 or 503 asked for, or that follows
+    /// failures in a row.
     pub fn pause_left(&self) -> Option<Duration> {
-        self.refresh_pause.left()
+        let lane = &self.refreshes;
+        lane.pause.left().max(lane.breaker.left())
     }
 
     /// Fetches metadata and keys when they are not at hand; for `check --online` and warm-up.

@@ -148,6 +148,16 @@ label! {
 }
 
 label! {
+    /// Token calls that are paused together.
+    Lane {
+        /// Exchanges of codes.
+        Login = "login",
+        /// Refreshes.
+        Refresh = "refresh",
+    }
+}
+
+label! {
     /// How a call to a provider ended.
     CallResult {
         /// An answer of the expected form.

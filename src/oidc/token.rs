@@ -6,8 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::call::{BadAnswer, Form, Reply, Request};
-use super::pause::Pause;
-use super::{CallError, Claims, Provider, TokenResponse, jws};
+use super::{CallError, Claims, Lane, Provider, TokenResponse, jws};
 use crate::clock::Timestamp;
 use crate::metrics::Endpoint;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken, RefreshToken};
@@ -24,7 +23,7 @@ impl Provider {
         form.set("code", code.expose());
         form.set("redirect_uri", redirect_uri);
         form.set("code_verifier", verifier.expose());
-        self.ask_for_tokens(form, self.config.timeout, &self.login_pause)
+        self.ask_for_tokens(form, self.config.timeout, &self.logins)
             .await
     }
 
@@ -33,7 +32,7 @@ impl Provider {
         // No `scope`: what was granted stays granted (RFC 6749 §6, REFRESH-30).
         form.set("grant_type", "refresh_token");
         form.set("refresh_token", token.expose());
-        self.ask_for_tokens(form, self.config.refresh_patience, &self.refresh_pause)
+        self.ask_for_tokens(form, self.config.refresh_patience, &self.refreshes)
             .await
     }
 
@@ -42,16 +41,17 @@ impl Provider {
         &self,
         mut form: Form,
         within: Duration,
-        pause: &Pause,
+        lane: &Lane,
     ) -> Result<TokenResponse, CallError> {
         let deadline = Instant::now() + within;
         let metadata = self.metadata().await?;
-        if let Some(left) = pause.left() {
+        if let Some(left) = lane.pause.left() {
             return Err(CallError::RateLimited {
                 retry_after: Some(left),
             });
         }
         let authorization = self.client.authenticate(&mut form, &metadata)?;
+        let pass = lane.breaker.enter()?;
         // Life is counted from before the request: what the way takes is lost to us (REFRESH-25).
         let sent_at = self.clock.now();
         let request = Request {
@@ -67,12 +67,14 @@ impl Provider {
                 read_reply(reply, sent_at, self.config.default_token_lifetime)
             })
             .await;
-        outcome.map_err(|failed| {
+        let outcome = outcome.map_err(|failed| {
             if let Some(wait) = failed.retry_after {
-                pause.extend(wait);
+                lane.pause.extend(wait);
             }
             failed.error
-        })
+        });
+        pass.ended(&outcome);
+        outcome
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use daypass_testbed::daypass::Setup;
 use daypass_testbed::provider::{AccessTokenForm, Endpoint, Fault};
 use serde_json::json;
 
@@ -109,7 +110,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(800);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_answers_keep_the_session_and_everyone_pauses() {
-    let rig = Rig::new();
+    let many_logins = |setup: Setup| setup.set("limits.logins_per_minute_per_ip", 9999);
+    let rig = Rig::with(3, |_| {}, many_logins);
     let rows = bad_answers();
     let people = rig.all_expired(rows.len()).await;
     rig.echo.forget();
@@ -138,9 +140,16 @@ async fn bad_answers_keep_the_session_and_everyone_pauses() {
             "{}: the session is as it was",
             row.name
         );
+        assert_eq!(rig.echo.count(), 0, "{}: nothing is forwarded", row.name);
         rig.provider.behave();
+        // Each row is for itself: that failures in a row hold back calls is another test's matter.
+        for replica in 0..3 {
+            let other = rig.expired().await;
+            assert_eq!(rig.get(&other, replica).await.status, 200, "{}", row.name);
+        }
+        rig.echo.forget();
     }
-    assert_eq!(rig.echo.count(), 0, "nothing is forwarded without a token");
+    let others = 3 * rows.len();
     // All recover by themselves, on every replica, with the token that was presented before.
     for (index, (row, person)) in rows.iter().zip(&people).enumerate() {
         rig.echo.forget();
@@ -155,8 +164,8 @@ async fn bad_answers_keep_the_session_and_everyone_pauses() {
         assert_eq!(rig.generation(person), Some(1), "{}", row.name);
     }
     assert_eq!(rig.provider.reused(), 0);
-    assert_eq!(rig.provider.active_grants(), rows.len());
-    assert_eq!(rig.refreshes("success"), rows.len() as u64);
+    assert_eq!(rig.provider.active_grants(), rows.len() + others);
+    assert_eq!(rig.refreshes("success"), (rows.len() + others) as u64);
     assert_eq!(rig.refreshes("rejected"), 0);
 }
 
@@ -196,6 +205,35 @@ async fn assert_pause_kept(name: &str, fault: Fault, result: &str) {
     );
     rig.until(&other, 1, 200).await;
     assert_eq!((rig.calls(), rig.provider.reused()), (3, 0), "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_fails_everyone_is_asked_less_until_a_probe_succeeds() {
+    let rig = Rig::with(1, |_| {}, |setup| setup);
+    let people = rig.all_expired(12).await;
+    rig.provider.always(Endpoint::Refresh, [Fault::status(503)]);
+    let open = || {
+        let labels = [("calls", "refresh"), ("provider", "provider")];
+        rig.fleet[0].metric("daypass_provider_circuit_open", &labels) > 0.5
+    };
+    assert!(!open());
+    for person in &people {
+        let answer = rig.get(person, 0).await;
+        assert_unavailable(&answer, "provider_unavailable", "failing");
+    }
+    // The fifth failure in a row was one too many; the first pause is a second, and may be over on a slow machine.
+    assert!((5..=7).contains(&rig.calls()), "{} calls", rig.calls());
+    assert!(open());
+    // Refreshes that fail stop no login.
+    let newcomer = rig.sign_in().await;
+    assert_eq!(rig.get(&newcomer, 0).await.status, 200);
+    rig.provider.behave();
+    for person in &people {
+        rig.until(person, 0, 200).await;
+        assert_eq!(rig.generation(person), Some(1));
+    }
+    assert!(!open());
+    assert_eq!(rig.provider.reused(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

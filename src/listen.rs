@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::model::{Address, Listener};
+use crate::streams::Riders;
 
 mod buffered;
 pub mod tls;
@@ -50,12 +51,15 @@ pub struct Activity(Arc<Watched>);
 struct Watched {
     /// Looks the current step may still take; 0 when there is none to wait for.
     looks_left: AtomicU32,
+    /// The requests on it that ride on a session.
+    riders: Riders,
 }
 
 impl Activity {
     fn new() -> Self {
         let activity = Self(Arc::new(Watched {
             looks_left: AtomicU32::new(0),
+            riders: Riders::default(),
         }));
         activity.waits();
         activity
@@ -65,6 +69,11 @@ impl Activity {
     pub fn of(session: &ServerSession) -> Option<&Self> {
         let digest = session.digest()?.proxy_digest.as_ref()?;
         digest.user_data.as_ref()?.downcast_ref::<Self>()
+    }
+
+    /// The requests on it that ride on a session.
+    pub fn riders(&self) -> &Riders {
+        &self.0.riders
     }
 
     /// A request's header is waited for.
@@ -107,7 +116,7 @@ impl Activity {
                     // The last look is not taken off: 0 means that nothing is waited for.
                     (left > 1).then(|| left - 1)
                 });
-                if looked == Err(1) {
+                if looked == Err(1) || !watched.riders.look() {
                     return connection.abort();
                 }
             }
@@ -246,7 +255,7 @@ impl Bound {
                 () = stopped(&mut stop) => break,
                 accepted = self.accept(&slots) => accepted,
             };
-            let (mut stream, slot) = match accepted {
+            let (stream, activity, slot) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, listener = %self.address, "cannot accept a connection");
@@ -259,8 +268,6 @@ impl Bound {
                 self.tls.as_ref().map(|tls| tls.acceptor()),
                 stop.clone(),
             );
-            let activity = Activity::new();
-            activity.attach(&mut stream);
             let connection = connections.spawn(async move {
                 let _slot = slot;
                 let Some(stream) = handshake(stream, acceptor).await else {
@@ -283,30 +290,33 @@ impl Bound {
     async fn accept(
         &self,
         slots: &Arc<Semaphore>,
-    ) -> io::Result<(L4Stream, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> io::Result<(L4Stream, Activity, tokio::sync::OwnedSemaphorePermit)> {
         let slot = slots
             .clone()
             .acquire_owned()
             .await
             .map_err(io::Error::other)?;
-        let stream = match &self.socket {
+        let activity = Activity::new();
+        let riders = activity.riders().clone();
+        let mut stream = match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
                 let fd = stream.as_raw_fd();
-                let mut stream = buffered::stream(stream);
+                let mut stream = buffered::stream(stream, riders);
                 stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
                 stream
             }
             Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 let fd = stream.as_raw_fd();
-                let mut stream = buffered::stream(stream);
+                let mut stream = buffered::stream(stream, riders);
                 stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
                 stream
             }
         };
-        Ok((stream, slot))
+        activity.attach(&mut stream);
+        Ok((stream, activity, slot))
     }
 }
 

@@ -37,7 +37,6 @@ use crate::clock::SharedClock;
 use crate::metrics::UpstreamError;
 use crate::refresh::Refresher;
 use crate::streams::Seat;
-use crate::streams::websocket::Frames;
 use crate::web::forwarded::Client;
 use crate::web::trace::RequestId;
 
@@ -261,9 +260,11 @@ impl ProxyHttp for Proxy {
         _: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        if let (Some(chunk), Some(route)) = (body, ctx.route)
-            && !session.was_upgraded()
-        {
+        if session.was_upgraded() {
+            if let (Some((_, received)), Some(bytes)) = (&mut ctx.frames, body) {
+                received.passed(bytes);
+            }
+        } else if let (Some(chunk), Some(route)) = (body, ctx.route) {
             ctx.body += chunk.len() as u64;
             if ctx.body > ctx.live.config.routes[route].limits.body {
                 ctx.refusal = Some(Refusal::BodyTooLarge);
@@ -305,7 +306,7 @@ impl ProxyHttp for Proxy {
             let begins = |with: &[u8]| kind.is_some_and(|kind| kind.as_bytes().starts_with(with));
             let streams = upgraded || begins(b"text/event-stream");
             if upgraded {
-                ctx.frames = Some(Frames::default());
+                ctx.frames = Some(Default::default());
             }
             if (streams || begins(b"application/grpc")) && !ctx.streaming {
                 ctx.streaming = true;
@@ -331,8 +332,8 @@ impl ProxyHttp for Proxy {
         _: bool,
         ctx: &mut Context,
     ) -> pingora::Result<Option<Duration>> {
-        if let (Some(frames), Some(bytes)) = (&mut ctx.frames, body) {
-            frames.passed(bytes);
+        if let (Some((sent, _)), Some(bytes)) = (&mut ctx.frames, body) {
+            sent.passed(bytes);
         }
         Ok(None)
     }

@@ -64,8 +64,8 @@ pub struct Context {
     pub(super) seat: Option<Seat>,
     /// Method and status, for those that end before the account is made.
     pub(super) said: (Method, Option<StatusCode>),
-    /// What went to the client of a WebSocket.
-    pub(super) frames: Option<Frames>,
+    /// What went to the client of a WebSocket, and what came from it.
+    pub(super) frames: Option<(Frames, Frames)>,
     /// Why it was ended before its time.
     pub(super) ended: Option<StreamEnd>,
     /// The page's listening to its session.

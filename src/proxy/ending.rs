@@ -42,7 +42,14 @@ pub(super) async fn end(
             if let Some(seat) = &ctx.seat {
                 seat.let_speak();
             }
-            let goodbye = async { while let Ok(Some(_)) = downstream.read_request_body().await {} };
+            let received = ctx.frames.as_mut().map(|(_, received)| received);
+            let goodbye = async {
+                let received = received?;
+                while !received.is_closed() {
+                    received.passed(&downstream.read_request_body().await.ok()??);
+                }
+                Some(())
+            };
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
     }
@@ -62,7 +69,7 @@ fn between_frames(ctx: &Context, error: &Error) -> bool {
         && ctx
             .frames
             .as_ref()
-            .is_some_and(websocket::Frames::takes_close)
+            .is_some_and(|(sent, _)| sent.takes_close())
 }
 
 /// What a request is told whose session ended while it waited.

@@ -374,7 +374,8 @@ impl Endpoints<'_> {
             Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
         };
         self.ctx.session = Some(found.session.clone());
-        match Events::new(self.live(), self.clock, head, id, found) {
+        let live = self.live();
+        match Events::new(&live.config, &live.streams, self.clock, head, id, found) {
             Some(events) => {
                 self.ctx.events_of = Some(Box::new(events));
                 Events::head()

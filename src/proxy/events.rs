@@ -25,7 +25,6 @@ use crate::streams::{Listening, Step, Streams, Watch};
 use super::answer::Answer;
 use super::context::Context;
 use super::ending;
-use super::live::Live;
 use super::respond;
 
 /// Silence on the wire at most: proxies and load balancers cut connections after 30 s of it and more.
@@ -39,7 +38,8 @@ const RETRY: u16 = 3000;
 /// A page that listens to its session.
 #[derive(Debug)]
 pub(super) struct Events {
-    live: Arc<Live>,
+    config: Arc<Config>,
+    streams: Streams,
     clock: SharedClock,
     watch: Watch,
     feed: Feed,
@@ -49,6 +49,7 @@ pub(super) struct Events {
 }
 
 /// Why the stream ends.
+#[derive(Debug)]
 enum End {
     Session(StreamEnd),
     Drain,
@@ -57,19 +58,20 @@ enum End {
 impl Events {
     /// A page begins to listen; `None` when there are enough already.
     pub(super) fn new(
-        live: &Arc<Live>,
+        config: &Arc<Config>,
+        streams: &Streams,
         clock: &SharedClock,
         head: &Parts,
         id: SessionId,
         found: Found,
     ) -> Option<Self> {
-        let streams = &live.streams;
         let last = head.headers.get("last-event-id");
         Some(Self {
             _listening: streams.listen(&id)?,
             watch: Watch::from(streams, id, found.clone()),
             feed: Feed::open(last.map(|id| id.to_str().unwrap_or("?")), &found),
-            live: live.clone(),
+            config: config.clone(),
+            streams: streams.clone(),
             clock: clock.clone(),
             found,
         })
@@ -108,10 +110,9 @@ impl Events {
         }
         ctx.streaming = true;
         ctx.series().stream(true);
-        let streams = self.live.streams.clone();
         let opening = self.opening();
         write(exchange, opening, false).await?;
-        let end = self.follow(exchange, &streams).await?;
+        let end = self.follow(exchange).await?;
         let last = match end {
             End::Session(why) => {
                 ctx.ended = Some(why);
@@ -123,14 +124,14 @@ impl Events {
         write(exchange, last, true).await
     }
 
-    async fn follow(&mut self, exchange: &mut Exchange, streams: &Streams) -> pingora::Result<End> {
+    async fn follow(&mut self, exchange: &mut Exchange) -> pingora::Result<End> {
         let mut beat = Instant::now() + HEARTBEAT;
         loop {
             let notice = self.next_notice();
             let limit = notice.map_or(beat, |notice| notice.min(beat));
             let step = tokio::select! {
                 biased;
-                () = streams.draining() => return Ok(End::Drain),
+                () = self.streams.draining() => return Ok(End::Drain),
                 step = self.watch.next(Some(limit)) => step,
                 // Whatever comes: no more is expected of a GET.
                 _ = exchange.as_downstream_mut().read_body_or_idle(true) => {
@@ -162,7 +163,7 @@ impl Events {
     }
 
     fn times(&self) -> Times {
-        let session = &self.live.config.session;
+        let session = &self.config.session;
         Times {
             lifetime: session.lifetime,
             idle: session.idle_timeout.filter(|idle| !idle.is_zero()),
@@ -192,7 +193,7 @@ impl Events {
                 Kind::Expiring => "expiring",
                 Kind::Refreshed => "refreshed",
             };
-            let data = super::told::session(&self.live.config, &self.found, now);
+            let data = super::told::session(&self.config, &self.found, now);
             let id = self.feed.id();
             // JSON has no line breaks of its own.
             let _ = write!(text, "event: {name}\nid: {id}\ndata: {data}\n\n");
@@ -201,7 +202,7 @@ impl Events {
     }
 
     fn ended(&self, why: StreamEnd) -> String {
-        let data = over(&self.live.config, why);
+        let data = over(&self.config, why);
         format!("event: ended\ndata: {data}\n\n")
     }
 }
@@ -230,3 +231,6 @@ async fn write(exchange: &mut Exchange, text: String, end: bool) -> pingora::Res
         Err(_) => Err(Error::explain(ErrorType::WriteTimedout, "page does not read").into_down()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,3 +202,56 @@ async fn streams_of_events_are_bounded_by_session() {
     let listeners = rig.streams.0.listeners.lock();
     assert!(listeners.by_session.is_empty() && listeners.count == 0);
 }
+
+/// As [`rig`], over a Redis of its own and in real time.
+fn rig_in(redis: &crate::session::testing::RedisServer, patience: Duration) -> Rig {
+    let (clock, metrics) = (ManualClock::at(START), Arc::new(Metrics::new().unwrap()));
+    let shared: SharedClock = Arc::clone(&clock) as SharedClock;
+    let sessions = Sessions::open(&redis.config(), shared.clone(), metrics.clone()).unwrap();
+    let streams = Streams::with_patience(sessions.clone(), shared, metrics.clone(), patience);
+    Rig {
+        streams,
+        sessions,
+        clock,
+        metrics,
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_ends_nothing_until_patience_does() {
+    let mut redis = crate::session::testing::RedisServer::start();
+    let patience = Duration::from_secs(3);
+    let rig = rig_in(&redis, patience);
+    let id = rig.session().await;
+    let mut watch = Watch::new(&rig.streams, id);
+    lives(&mut watch).await;
+    // Back in time.
+    redis.signal("STOP");
+    let limit = Instant::now() + patience * 2 / 3;
+    while let Step::Lives(_) = watch.next(Some(limit)).await {}
+    assert!(Instant::now() >= limit, "still open while nothing is known");
+    redis.signal("CONT");
+    lives(&mut watch).await;
+    // Not back.
+    let good = Instant::now();
+    redis.kill();
+    assert_eq!(over(&mut watch).await, StreamEnd::StoreUnavailable);
+    let took = good.elapsed();
+    assert!(
+        took >= patience && took < patience * 4,
+        "within patience and not much more: {took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_lifetime_that_is_over_needs_no_store_to_tell() {
+    let mut redis = crate::session::testing::RedisServer::start();
+    let rig = rig_in(&redis, Duration::from_secs(60));
+    let id = rig.session().await;
+    let mut watch = Watch::new(&rig.streams, id);
+    lives(&mut watch).await;
+    redis.kill();
+    rig.clock.advance(Duration::from_secs(13 * 3600));
+    watch.look_now();
+    assert_eq!(over(&mut watch).await, StreamEnd::Expired);
+}

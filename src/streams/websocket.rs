@@ -40,6 +40,11 @@ impl Frames {
         }
     }
 
+    /// Whether a close frame has begun: no other follows it (§5.5.1).
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether a frame of ours may come next: after a whole frame, also between the fragments of a message (§5.4).
     pub fn takes_close(&self) -> bool {
         !self.closed && self.have == 0 && self.payload == 0

@@ -132,14 +132,13 @@ impl Watch {
             .map_or(found.session.expires_at, |idle| {
                 idle.min(found.session.expires_at)
             });
-        // Half of the patience, so that a store that falls silent is noticed before it runs out; spread by the session's
-        // own milliseconds, for many are looked at together after an outage.
+        // Half of the patience, so that a store that falls silent is noticed before it runs out; a little less for some,
+        // for many are looked at together after an outage.
         let spread = u32::try_from(found.session.created_at.as_millis().rem_euclid(256));
-        let unasked = self.streams.patience() / 2;
-        let unasked = unasked - unasked / 4 * spread.unwrap_or(0) / 256;
+        let unasked = self.streams.patience() / 2048 * (1024 - spread.unwrap_or(0));
         // A moment late, for a store's clock is not ours.
         let left = ends.left(now).saturating_add(LATE);
-        at + left.min(unasked).max(LATE)
+        at + left.min(unasked.max(RETRY)).max(LATE)
     }
 
     /// The store may know less than we do: a process that has met many sessions has forgotten this one.

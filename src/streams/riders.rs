@@ -102,15 +102,12 @@ impl Riders {
             overdue: 0,
         });
         // As many as a connection has streams: one, or a hundred at most.
-        let slot = match rides.slots.iter().position(Option::is_none) {
-            Some(free) => {
-                rides.slots[free] = ride;
-                free
-            }
-            None => {
-                rides.slots.push(ride);
-                rides.slots.len() - 1
-            }
+        let slot = if let Some(free) = rides.slots.iter().position(Option::is_none) {
+            rides.slots[free] = ride;
+            free
+        } else {
+            rides.slots.push(ride);
+            rides.slots.len() - 1
         };
         drop(rides);
         Seat {

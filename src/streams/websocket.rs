@@ -122,11 +122,11 @@ mod tests {
         match (u8::try_from(length), u16::try_from(length)) {
             (Ok(short @ 0..126), _) => frame.push(masked | short),
             (_, Ok(middle)) => {
-                frame.push(masked | 126);
+                frame.push(masked | 0x7e);
                 frame.extend_from_slice(&middle.to_be_bytes());
             }
             _ => {
-                frame.push(masked | 127);
+                frame.push(masked | 0x7f);
                 frame.extend_from_slice(&(length as u64).to_be_bytes());
             }
         }
@@ -227,7 +227,9 @@ mod tests {
         fn arbitrary_bytes_mean_the_same_at_once_and_one_by_one(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let (mut once, mut each) = (Frames::default(), Frames::default());
             once.passed(&bytes);
-            bytes.iter().for_each(|byte| each.passed(&[*byte]));
+            for byte in &bytes {
+                each.passed(&[*byte]);
+            }
             prop_assert_eq!(once.takes_close(), each.takes_close());
             prop_assert_eq!((once.have, once.payload, once.closed), (each.have, each.payload, each.closed));
         }

@@ -65,7 +65,10 @@ async fn a_logout_resets_streams_and_spares_the_connection() {
     assert_eq!(out.expect("an answer").status, 204);
     for stream in [grpc, events] {
         let error = end(stream).await.expect("no proper end");
-        assert!(error.contains("Reset"), "{error}");
+        assert!(
+            error.contains("Reset") && error.contains("CANCEL"),
+            "{error}"
+        );
     }
     assert!(
         poll.await.expect("no panic").is_err(),

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use daypass_testbed::client::WebSocketStream;
 use daypass_testbed::client::tungstenite::Message;
+use daypass_testbed::client::{Client, WebSocketStream};
+use daypass_testbed::pki::Authority;
 use daypass_testbed::raw::{self, Sink};
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -126,4 +128,52 @@ async fn no_close_frame_is_put_into_the_middle_of_another() {
         let wanted = [sent.as_bytes(), if *closes { close } else { &[] }].concat();
         assert_eq!(body, wanted, "{name}");
     }
+}
+
+/// The cut comes below TLS, the close frame from above it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_over_tls_is_closed_properly() {
+    use std::io::{Read as _, Write as _};
+
+    let authority = Authority::new();
+    let certificate = authority.issue(&["localhost", "127.0.0.1"]);
+    let mut stage = Stage::new(|setup, _| setup.tls(&certificate));
+    stage.client = Client::trusting(&authority.pem);
+    stage.sign_in().await;
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = rustls::pki_types::CertificateDer::from_pem_slice(authority.pem.as_bytes());
+    roots
+        .add(pem.expect("a certificate"))
+        .expect("an authority");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let session = rustls::ClientConnection::new(std::sync::Arc::new(config), name);
+    let socket = std::net::TcpStream::connect(stage.daypass.public()).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    let mut stream = rustls::StreamOwned::new(session.expect("a session"), socket);
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {0}\r\nOrigin: https://{0}\r\nCookie: {1}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        stage.daypass.authority(),
+        stage.cookie()
+    );
+    stream.write_all(request.as_bytes()).expect("sent");
+    stage.wait_for_metric("daypass_streams_active", &[], 1.0);
+    let out = stage.client.post(stage.daypass.url("/oauth2/logout/local"));
+    let out = out.header("sec-fetch-site", "same-origin").send().await;
+    assert_eq!(out.expect("an answer").status, 204);
+    let mut answer = Vec::new();
+    // Whether TLS is closed as it should be is another matter.
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    assert!(
+        answer.ends_with(b"\x88\x11\x03\xf0session revoked"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }

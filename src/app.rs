@@ -24,6 +24,7 @@ use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
 use crate::rp::Revoker;
 use crate::session::Sessions;
+use crate::streams::Streams;
 
 /// Pause between looks at the session store.
 const STORE_PULSE: Duration = Duration::from_secs(1);
@@ -86,6 +87,7 @@ impl App {
             .map_err(StartError::Config)?;
         let refresher = Refresher::new(sessions.clone(), clock.clone(), metrics.clone());
         let lasting = Lasting {
+            streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
             sessions,
             login_memory: login::Memory::new(),
             revoker: Revoker::default(),
@@ -178,6 +180,7 @@ impl App {
             "draining"
         );
         self.health.drain();
+        self.lasting.streams.drain();
         upkeep.abort_all();
         let _ = stop.send(true);
         let requests = tokio::time::timeout(patience, async {
@@ -356,6 +359,7 @@ pub fn check_offline(config: &Config) -> Result<(), String> {
     let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
     let sessions = Sessions::open(&config.session, clock.clone(), metrics.clone())?;
     let lasting = Lasting {
+        streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
         sessions,
         login_memory: login::Memory::new(),
         revoker: Revoker::default(),

@@ -20,5 +20,6 @@ pub mod rp;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod streams;
 pub mod telemetry;
 pub mod web;

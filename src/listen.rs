@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::model::{Address, Listener};
+use crate::streams::Riders;
 
 mod buffered;
 pub mod tls;
@@ -53,12 +54,15 @@ pub struct Activity(Arc<Watched>);
 struct Watched {
     /// Looks the current step may still take; 0 when there is none to wait for.
     looks_left: AtomicU32,
+    /// The requests on it that ride on a session.
+    riders: Riders,
 }
 
 impl Activity {
     fn new() -> Self {
         let activity = Self(Arc::new(Watched {
             looks_left: AtomicU32::new(0),
+            riders: Riders::default(),
         }));
         activity.waits();
         activity
@@ -68,6 +72,11 @@ impl Activity {
     pub fn of(session: &ServerSession) -> Option<&Self> {
         let digest = session.digest()?.proxy_digest.as_ref()?;
         digest.user_data.as_ref()?.downcast_ref::<Self>()
+    }
+
+    /// The requests on it that ride on a session.
+    pub fn riders(&self) -> &Riders {
+        &self.0.riders
     }
 
     /// A request's header is waited for.
@@ -110,7 +119,7 @@ impl Activity {
                     // The last look is not taken off: 0 means that nothing is waited for.
                     (left > 1).then(|| left - 1)
                 });
-                if looked == Err(1) {
+                if looked == Err(1) || !watched.riders.look() {
                     return connection.abort();
                 }
             }
@@ -267,10 +276,9 @@ impl Bound {
             let connection = async move {
                 let _held = (slot, place);
                 // Here, because a socket belongs to the runtime that it was made on.
-                let Ok(mut stream) = accepted.into_stream() else {
+                let Ok(stream) = accepted.into_stream(&mark) else {
                     return;
                 };
-                mark.attach(&mut stream);
                 let Some(stream) = handshake(stream, acceptor).await else {
                     return;
                 };
@@ -314,19 +322,22 @@ enum Accepted {
 }
 
 impl Accepted {
-    fn into_stream(self) -> io::Result<L4Stream> {
+    /// As pingora takes it, marked with what it is doing.
+    fn into_stream(self, activity: &Activity) -> io::Result<L4Stream> {
+        let riders = activity.riders().clone();
         let (mut stream, fd) = match self {
             Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
                 let fd = stream.as_raw_fd();
-                (buffered::stream(TcpStream::from_std(stream)?), fd)
+                (buffered::stream(TcpStream::from_std(stream)?, riders), fd)
             }
             Self::Unix(stream) => {
                 let fd = stream.as_raw_fd();
-                (buffered::stream(UnixStream::from_std(stream)?), fd)
+                (buffered::stream(UnixStream::from_std(stream)?, riders), fd)
             }
         };
         stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
+        activity.attach(&mut stream);
         Ok(stream)
     }
 }

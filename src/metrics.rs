@@ -14,7 +14,7 @@ mod labels;
 mod series;
 pub use labels::{
     CallResult, Denied, Endpoint, Lane, LoginResult, LogoutKind, RefreshResult, ReloadResult,
-    SessionEnd, StoreOp, StoreResult, Unauthenticated, UpstreamError,
+    SessionEnd, StoreOp, StoreResult, StreamEnd, Unauthenticated, UpstreamError,
 };
 pub use series::{RouteSeries, UpstreamSeries, method_label};
 
@@ -50,6 +50,7 @@ pub struct Metrics {
     pub store_connected: IntGauge,
     /// Upgraded connections and other open streams.
     pub streams_active: IntGaugeVec,
+    streams_closed_total: IntCounterVec,
     config_reloads_total: IntCounterVec,
     config_loaded_timestamp_seconds: Gauge,
 }
@@ -202,8 +203,14 @@ impl Metrics {
             streams_active: gauges(
                 r,
                 "streams_active",
-                "Upgraded connections open now.",
+                "WebSockets, event streams and gRPC calls open now.",
                 &["route"],
+            )?,
+            streams_closed_total: counters(
+                r,
+                "streams_closed_total",
+                "Open answers ended because their session was over, by reason.",
+                &["reason"],
             )?,
             config_reloads_total: counters(
                 r,
@@ -240,6 +247,10 @@ impl Metrics {
         }
         for reason in SessionEnd::ALL {
             self.session_ends_total.with_label_values(&[reason.label()]);
+        }
+        for reason in StreamEnd::ALL {
+            self.streams_closed_total
+                .with_label_values(&[reason.label()]);
         }
         for op in StoreOp::ALL {
             self.store_operation_duration_seconds
@@ -345,6 +356,13 @@ impl Metrics {
     /// A session ended.
     pub fn session_ended(&self, reason: SessionEnd) {
         self.session_ends_total
+            .with_label_values(&[reason.label()])
+            .inc();
+    }
+
+    /// An open answer was ended because its session was over.
+    pub fn stream_closed(&self, reason: StreamEnd) {
+        self.streams_closed_total
             .with_label_values(&[reason.label()])
             .inc();
     }

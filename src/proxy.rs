@@ -4,17 +4,21 @@
 //! `upstream_request_filter` forward, `response_filter` cleans the way back, `logging` accounts. A `Context` carries
 //! the request; it holds the configuration the request began with.
 
+mod account;
 mod answer;
 mod context;
 mod cookies;
 mod decide;
+mod ending;
 mod endpoints;
+mod events;
 mod forward;
 mod guard;
 mod intake;
 pub mod live;
 mod refusal;
 mod respond;
+mod told;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -30,10 +34,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
-use crate::metrics::{Denied, UpstreamError, method_label};
+use crate::metrics::UpstreamError;
 use crate::refresh::Refresher;
-use crate::rp::audit::subject_hash;
-use crate::telemetry;
+use crate::streams::Seat;
 use crate::web::forwarded::Client;
 use crate::web::trace::RequestId;
 
@@ -126,12 +129,14 @@ impl Proxy {
                 .await
                 {
                     Ok(signed_in) => {
-                        if let Some(signed_in) = &signed_in {
+                        if let Some((id, signed_in)) = signed_in {
                             live.own
                                 .metrics()
-                                .token_forwarded(decide::token_left(signed_in, self.clock.now()));
+                                .token_forwarded(decide::token_left(&signed_in, self.clock.now()));
+                            ctx.said.0 = session.req_header().method.clone();
+                            ctx.seat = guard::mount(session, &live.streams, id);
+                            ctx.session = Some(signed_in);
                         }
-                        ctx.session = signed_in;
                         ctx.decision = "forward";
                         return Ok(None);
                     }
@@ -143,67 +148,6 @@ impl Proxy {
         let head = session.req_header().as_owned_parts();
         Ok(Some(respond::refuse_or_login(ctx, &head, refusal).await))
     }
-
-    fn account(session: &Session, ctx: &mut Context) {
-        if std::mem::replace(&mut ctx.accounted, true) {
-            return;
-        }
-        let live = &ctx.live;
-        let series = match ctx.route {
-            Some(index) => &live.routes[index].series,
-            None if ctx.own => &live.own,
-            None => &live.unrouted,
-        };
-        let took = ctx.started.elapsed();
-        let own = ctx
-            .sent
-            .map_or(took, |sent| sent.duration_since(ctx.started));
-        let status = session
-            .response_written()
-            .map(|head| head.status)
-            .or(ctx.answered)
-            .unwrap_or(http::StatusCode::from_u16(499).unwrap_or(http::StatusCode::BAD_REQUEST));
-        let head = session.req_header();
-        series.answered(&head.method, status, took, own);
-        if let Some(refusal) = &ctx.refusal {
-            if let Some(reason) = refusal.unauthenticated() {
-                series.metrics().unauthenticated(series.route(), reason);
-            }
-            if let Some(reason) = refusal.denied() {
-                series.metrics().denied(series.route(), reason);
-                if !matches!(
-                    reason,
-                    Denied::NoRoute | Denied::Malformed | Denied::TooLarge
-                ) {
-                    tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
-                }
-            }
-        }
-        if live.config.logging.access_log {
-            let access = series.access();
-            tracing::info!(
-                target: telemetry::ACCESS,
-                decision = ctx.decision,
-                request.id = ctx.request_id.as_str(),
-                http.method = method_label(&head.method),
-                http.status = status.as_u16(),
-                url.path = ctx.path.as_deref(),
-                route = &**series.route(),
-                access,
-                reason = ctx.refusal.as_ref().map(Refusal::reason),
-                client.address = %ctx.client.ip,
-                subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
-                duration_ms = millis(took),
-                own_ms = millis(own),
-                upstream_ms = ctx.upstream_took.map(millis),
-                "request"
-            );
-        }
-    }
-}
-
-fn millis(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[async_trait]
@@ -247,7 +191,10 @@ impl ProxyHttp for Proxy {
             return Ok(false);
         };
         ctx.answered = Some(answer.status());
-        answer.write(session, ctx.request_id.to_value()).await?;
+        match ctx.events_of.take() {
+            Some(events) => events.tell(session, ctx, answer).await?,
+            None => answer.write(session, ctx.request_id.to_value()).await?,
+        }
         Ok(true)
     }
 
@@ -314,9 +261,11 @@ impl ProxyHttp for Proxy {
         _: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        if let (Some(chunk), Some(route)) = (body, ctx.route)
-            && !session.was_upgraded()
-        {
+        if session.was_upgraded() {
+            if let (Some((_, received)), Some(bytes)) = (&mut ctx.frames, body) {
+                received.passed(bytes);
+            }
+        } else if let (Some(chunk), Some(route)) = (body, ctx.route) {
             ctx.body += chunk.len() as u64;
             if ctx.body > ctx.live.config.routes[route].limits.body {
                 ctx.refusal = Some(Refusal::BodyTooLarge);
@@ -352,16 +301,24 @@ impl ProxyHttp for Proxy {
                 ctx.upstream_took = Some(took);
                 upstream.series.answered(took);
             }
-            let streams = head.status == http::StatusCode::SWITCHING_PROTOCOLS
-                || head
-                    .headers
-                    .get(header::CONTENT_TYPE)
-                    .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-            if streams && !ctx.streaming {
+            ctx.said.1 = Some(head.status);
+            let upgraded = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+            let kind = head.headers.get(header::CONTENT_TYPE);
+            let begins = |with: &[u8]| kind.is_some_and(|kind| kind.as_bytes().starts_with(with));
+            let streams = upgraded || begins(b"text/event-stream");
+            if upgraded {
+                ctx.frames = Some(Default::default());
+            }
+            if (streams || begins(b"application/grpc")) && !ctx.streaming {
                 ctx.streaming = true;
                 live.routes[index].series.stream(true);
+            }
+            if streams {
                 session.set_write_timeout(Some(STREAM_SILENCE));
-            } else if !streams && !is_small(head) {
+                if let Some(seat) = &ctx.seat {
+                    seat.watch();
+                }
+            } else if !is_small(head) {
                 // What is small fits into the socket's buffer: nothing to wait for, and a timer saved.
                 session.set_write_timeout(Some(CLIENT_SILENCE));
             }
@@ -369,8 +326,22 @@ impl ProxyHttp for Proxy {
         forward::response(head, ctx, &live.table.routes()[index])
     }
 
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<Option<Duration>> {
+        if let (Some((sent, _)), Some(bytes)) = (&mut ctx.frames, body) {
+            sent.passed(bytes);
+        }
+        Ok(None)
+    }
+
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
-        Self::account(session, ctx);
+        let status = session.response_written().map(|head| head.status);
+        account::account(ctx, &session.req_header().method, status);
     }
 
     fn fail_to_connect(
@@ -395,6 +366,9 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
+        if let Some(why) = ctx.seat.as_ref().and_then(Seat::ended) {
+            return ending::end(session, ctx, error, why).await;
+        }
         let refusal = match error.etype() {
             ErrorType::HTTPStatus(413) => Some(Refusal::BodyTooLarge),
             ErrorType::HTTPStatus(_) => {

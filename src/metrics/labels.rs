@@ -108,6 +108,20 @@ label! {
 }
 
 label! {
+    /// Why an open answer was ended: the session it rode on was over.
+    StreamEnd {
+        /// Logged out or revoked, here or elsewhere.
+        Revoked = "revoked",
+        /// The session's lifetime is over.
+        Expired = "expired",
+        /// The session was unused for too long.
+        Idle = "idle",
+        /// The store did not tell for too long whether the session lives.
+        StoreUnavailable = "store_unavailable",
+    }
+}
+
+label! {
     /// How a token refresh ended.
     RefreshResult {
         /// A new token was stored.

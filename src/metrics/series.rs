@@ -91,7 +91,7 @@ impl RouteSeries {
         self.overhead.observe(own.as_secs_f64());
     }
 
-    /// An upgraded connection opened (or, with `false`, closed).
+    /// A stream opened (or, with `false`, closed).
     pub fn stream(&self, open: bool) {
         if open {
             self.streams.inc();

@@ -50,6 +50,7 @@ fn label_rows() -> String {
         "`logins_total{result}`": LoginResult,
         "`logouts_total{kind}`": LogoutKind,
         "`session_ends_total{reason}`": SessionEnd,
+        "`streams_closed_total{reason}`": StreamEnd,
         "`token_refreshes_total{result}`": RefreshResult,
         "`provider_requests_total{endpoint}`": Endpoint,
         "`provider_requests_total{result}`": CallResult,

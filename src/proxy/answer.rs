@@ -4,11 +4,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use crate::pages::Page;
+
+fn head(
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    request_id: HeaderValue,
+) -> pingora::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build_no_case(status, Some(headers.len() + 4))?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    head.insert_header("x-request-id", request_id)?;
+    for (name, value) in headers {
+        head.append_header(name, value)?;
+    }
+    Ok(head)
+}
 
 /// Headers that keep other origins from reading or opening a page of ours.
 const ISOLATION: [(HeaderName, &str); 2] = [
@@ -135,6 +149,23 @@ impl Answer {
         self.status
     }
 
+    /// Writes the head of an answer whose body comes piece by piece; with `end` none comes.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) async fn begin(
+        self,
+        session: &mut Session,
+        request_id: HeaderValue,
+        end: bool,
+    ) -> pingora::Result<()> {
+        let mut head = head(self.status, self.headers, request_id)?;
+        if session.req_header().version == Version::HTTP_11 {
+            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        }
+        session.write_response_header(Box::new(head), end).await
+    }
+
     /// Writes it. `request_id` lets a user quote the request.
     ///
     /// # Errors
@@ -147,12 +178,7 @@ impl Answer {
         if self.close {
             session.set_keepalive(None);
         }
-        let mut head = ResponseHeader::build_no_case(self.status, Some(self.headers.len() + 4))?;
-        head.insert_header(header::CACHE_CONTROL, "no-store")?;
-        head.insert_header("x-request-id", request_id)?;
-        for (name, value) in self.headers {
-            head.append_header(name, value)?;
-        }
+        let mut head = head(self.status, self.headers, request_id)?;
         let bodiless =
             self.status == StatusCode::NO_CONTENT || self.status == StatusCode::NOT_MODIFIED;
         if !bodiless {

@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
+use crate::metrics::{RouteSeries, StreamEnd};
 use crate::session::Session;
+use crate::streams::Seat;
+use crate::streams::websocket::Frames;
 use crate::web::forwarded::Client;
 use crate::web::trace::RequestId;
 
+use super::account;
+use super::events::Events;
 use super::live::Live;
 use super::refusal::Refusal;
 
@@ -53,8 +58,18 @@ pub struct Context {
     pub(super) upgrade: bool,
     /// It expects a stream of events.
     pub(super) events: bool,
-    /// An upgraded connection is counted as open.
+    /// It is counted as an open stream.
     pub(super) streaming: bool,
+    /// Its place among those that ride on a session.
+    pub(super) seat: Option<Seat>,
+    /// Method and status, for those that end before the account is made.
+    pub(super) said: (Method, Option<StatusCode>),
+    /// What went to the client of a WebSocket, and what came from it.
+    pub(super) frames: Option<(Frames, Frames)>,
+    /// Why it was ended before its time.
+    pub(super) ended: Option<StreamEnd>,
+    /// The page's listening to its session.
+    pub(super) events_of: Option<Box<Events>>,
     /// Body bytes seen.
     pub(super) body: u64,
     /// When it went upstream.
@@ -96,6 +111,11 @@ impl Context {
             upgrade: false,
             events: false,
             streaming: false,
+            seat: None,
+            said: (Method::GET, None),
+            frames: None,
+            ended: None,
+            events_of: None,
             body: 0,
             sent: None,
             upstream_took: None,
@@ -105,15 +125,31 @@ impl Context {
             _in_flight: InFlight::enter(in_flight),
         }
     }
+
+    /// The series it counts in.
+    pub(super) fn series(&self) -> &RouteSeries {
+        let live = &self.live;
+        match self.route {
+            Some(index) => &live.routes[index].series,
+            None if self.own => &live.own,
+            None => &live.unrouted,
+        }
+    }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // `logging` is not called for requests whose future is dropped (a drain that ran out): the gauge must not leak.
-        if self.streaming
-            && let Some(route) = self.route
-        {
-            self.live.routes[route].series.stream(false);
+        // `logging` is not called for requests whose future is dropped (a drain that ran out, a stream cut off): the gauge
+        // must not leak, and who was cut off must be seen.
+        self.ended = self
+            .ended
+            .or_else(|| self.seat.as_ref().and_then(Seat::ended));
+        if self.ended.is_some() {
+            let (method, status) = self.said.clone();
+            account::account(self, &method, status);
+        }
+        if self.streaming {
+            self.series().stream(false);
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn present(
     })
 }
 
-/// Decides about a request on `route`. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
+/// Decides about a request on `route`: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
 ///
 /// # Errors
 /// Why it is refused.
@@ -74,7 +74,7 @@ pub(super) async fn decide(
     upgrade: bool,
     now: Timestamp,
     denied: &mut Option<Arc<Session>>,
-) -> Result<Option<Arc<Session>>, Refusal> {
+) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
     match route.access {
         Access::Deny => return Err(Refusal::RouteDenied),
         Access::Public => return Ok(None),
@@ -167,7 +167,7 @@ pub(super) async fn decide(
         // The provider issued what is no header value.
         return Err(Refusal::Upstream(crate::metrics::UpstreamError::Protocol));
     }
-    Ok(Some(session))
+    Ok(Some((id, session)))
 }
 
 /// The `reason` for a session that is not there.

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use pingora::proxy::Session as Exchange;
 
-use crate::clock::{SharedClock, Timestamp};
+use crate::clock::SharedClock;
 use crate::config::model::{Config, CrossSite, Origin};
 use crate::login::{Callback, Finished, Start};
 use crate::logout::Next;
@@ -23,9 +23,11 @@ use super::answer::Answer;
 use super::context::Context;
 use super::cookies;
 use super::decide::{self, Presented};
+use super::events::Events;
 use super::live::Live;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, SOON};
 use super::respond;
+use super::told;
 
 /// Largest form: an authorization response or a logout.
 const FORM: usize = 64 * 1024;
@@ -57,6 +59,8 @@ pub(super) enum Endpoint {
     Session,
     /// `session/refresh`
     SessionRefresh,
+    /// `session/events`
+    SessionEvents,
     /// Nothing we know.
     Unknown,
 }
@@ -76,6 +80,7 @@ impl Endpoint {
             "logout/local" => Self::LogoutLocal,
             "session" => Self::Session,
             "session/refresh" => Self::SessionRefresh,
+            "session/events" => Self::SessionEvents,
             other => match other.strip_prefix("callback/") {
                 Some(provider) if !provider.is_empty() && !provider.contains('/') => {
                     Self::Callback(Some(provider.to_owned()))
@@ -89,7 +94,11 @@ impl Endpoint {
         match self {
             Self::Callback(_) | Self::Logout => "GET, POST",
             Self::LogoutLocal | Self::SessionRefresh => "POST",
-            Self::Login | Self::LogoutCallback | Self::Session | Self::Unknown => "GET",
+            Self::Login
+            | Self::LogoutCallback
+            | Self::Session
+            | Self::SessionEvents
+            | Self::Unknown => "GET",
         }
     }
 }
@@ -151,6 +160,7 @@ impl Endpoints<'_> {
             Endpoint::LogoutLocal => self.logout_local(&head).await,
             Endpoint::Session => self.session(&head).await,
             Endpoint::SessionRefresh => self.session_refresh(&head).await,
+            Endpoint::SessionEvents => self.session_events(&head).await,
             Endpoint::Unknown => self.refuse(&head, &Refusal::NoRoute),
         })
     }
@@ -350,6 +360,30 @@ impl Endpoints<'_> {
         }
     }
 
+    async fn session_events(self, head: &Parts) -> Answer {
+        if asked_elsewhere(head, self.config()) {
+            // Another site could read nothing, but hold all the streams that the session may have.
+            return self.refuse_api(head, &Refusal::CrossSite);
+        }
+        let (id, found) = match decide::present(self.live(), head, false).await {
+            Ok(Presented::Session(id, found)) => (id, found),
+            Ok(Presented::None(gone)) => {
+                let why = decide::reason(gone.map(|(_, why)| why));
+                return self.refuse_api(head, &Refusal::Unauthenticated(why));
+            }
+            Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
+        };
+        self.ctx.session = Some(found.session.clone());
+        let live = self.live();
+        match Events::new(&live.config, &live.streams, self.clock, head, id, found) {
+            Some(events) => {
+                self.ctx.events_of = Some(Box::new(events));
+                Events::head()
+            }
+            None => self.refuse_api(head, &Refusal::RateLimited { retry_after: SOON }),
+        }
+    }
+
     async fn session_refresh(self, head: &Parts) -> Answer {
         let config = self.live().config.clone();
         if asked_elsewhere(head, &config) {
@@ -397,41 +431,8 @@ impl Endpoints<'_> {
     /// What a page may know of its session; never a token (PRODUCT contract §3).
     fn tell(self, found: &Found) -> Answer {
         self.ctx.decision = "own";
-        let now = self.clock.now();
-        let config = self.config();
-        let session = &found.session;
-        let seconds = |until: Timestamp| until.left(now).as_secs();
-        let claims: serde_json::Map<_, _> = config
-            .session
-            .expose_claims
-            .iter()
-            .filter_map(|name| {
-                session
-                    .claims
-                    .get(name)
-                    .map(|value| (name.clone(), value.clone()))
-            })
-            .collect();
-        let body = serde_json::json!({
-            "active": true,
-            "subject": &*session.subject,
-            "provider": &*session.provider,
-            "claims": claims,
-            "session": {
-                "created_at": session.created_at.rfc3339(),
-                "expires_at": session.expires_at.rfc3339(),
-                "expires_in_seconds": seconds(session.expires_at),
-                "idle_expires_at": found.idle_expires_at.map(Timestamp::rfc3339),
-                "idle_expires_in_seconds": found.idle_expires_at.map(seconds),
-            },
-            "token": {
-                "refreshed_at": session.tokens.refreshed_at.rfc3339(),
-                "expires_at": session.tokens.expires_at.rfc3339(),
-                "expires_in_seconds": seconds(session.tokens.expires_at),
-            },
-            "logout_url": format!("{}/logout", config.base_path),
-        });
-        self.ctx.session = Some(session.clone());
+        let body = told::session(self.config(), found, self.clock.now());
+        self.ctx.session = Some(found.session.clone());
         Answer::json(StatusCode::OK, "application/json", body.to_string())
     }
 }
@@ -490,6 +491,8 @@ mod tests {
             ("/oauth2/callback/", Some(Endpoint::Unknown)),
             ("/oauth2/callback/a/b", Some(Endpoint::Unknown)),
             ("/oauth2/session/refresh", Some(Endpoint::SessionRefresh)),
+            ("/oauth2/session/events", Some(Endpoint::SessionEvents)),
+            ("/oauth2/session/events/x", Some(Endpoint::Unknown)),
             ("/oauth2", Some(Endpoint::Unknown)),
             ("/oauth2/nothing", Some(Endpoint::Unknown)),
             ("/oauth2x/login", None),

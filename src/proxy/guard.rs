@@ -1,9 +1,12 @@
-//! Notes at the connection where a request is, and bounds how long a stream's upstream may take to begin its answer.
+//! Notes at the connection where a request is and on whose session it rides, and bounds how long a stream's upstream may take
+//! to begin its answer.
 //!
 //! An HTTP/1.1 connection carries one request at a time: its watch in `listen` ends it when a step does not come. In
 //! HTTP/2 only the one stream may end: its future is dropped here.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,15 +20,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::listen::Activity;
+use crate::session::SessionId;
+use crate::streams::{Cut, Seat, Streams};
 
 /// An HTTP/2 connection without streams is closed after this.
 const H2_IDLE: Duration = Duration::from_secs(75);
 
-/// When an HTTP/2 stream's answer must have begun.
+/// What may end an HTTP/2 stream: its answer has not begun when it must have, or its session is over.
 #[derive(Debug, Default)]
 struct Limit {
     answer_by: Mutex<Option<Instant>>,
     changed: Notify,
+    cut: OnceLock<Arc<Cut>>,
 }
 
 tokio::task_local! {
@@ -37,6 +43,17 @@ pub(super) fn header_read(session: &Session) {
     if let Some(activity) = Activity::of(session.as_downstream()) {
         activity.is_busy();
     }
+}
+
+/// Notes that the request rides on a session: when that is over, it ends. `None` only where there is no connection of ours.
+pub(super) fn mount(session: &Session, streams: &Streams, id: SessionId) -> Option<Seat> {
+    let downstream = session.as_downstream();
+    let riders = Activity::of(downstream)?.riders();
+    if !downstream.is_http2() {
+        return Some(riders.mount(streams, id, None));
+    }
+    let cut = LIMIT.try_with(|this| this.cut.get_or_init(Arc::default).clone());
+    Some(riders.mount(streams, id, Some(cut.ok()?)))
 }
 
 /// Sets, or with `None` lifts, the time by which the answer must have begun. Only for requests whose reads are not
@@ -107,6 +124,7 @@ where
                 biased;
                 next = &mut request => return next,
                 () = limit.changed.notified() => {}
+                () = cut_off(&limit) => return None,
                 () = reached(answer_by) => {
                     tracing::warn!("upstream began no answer to a stream in time; stream closed");
                     return None;
@@ -126,6 +144,15 @@ where
     fn h2_options(&self) -> Option<H2Options> {
         None
     }
+}
+
+/// Resolves when the request's session is over. What it rides on becomes known while the request is polled, just before.
+async fn cut_off(limit: &Limit) {
+    poll_fn(|cx| match limit.cut.get() {
+        Some(cut) if cut.poll(cx) => Poll::Ready(()),
+        _ => Poll::Pending,
+    })
+    .await;
 }
 
 async fn reached(deadline: Option<Instant>) {

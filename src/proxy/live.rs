@@ -13,6 +13,7 @@ use crate::oidc::Provider;
 use crate::route::Table;
 use crate::rp::Revoker;
 use crate::session::Sessions;
+use crate::streams::Streams;
 
 use super::upstream::Upstream;
 
@@ -29,6 +30,8 @@ pub struct Live {
     pub providers: Vec<Arc<Provider>>,
     /// Sessions.
     pub sessions: Sessions,
+    /// Answers that last.
+    pub streams: Streams,
     /// Logging in.
     pub login: Login,
     /// Logging out.
@@ -55,6 +58,8 @@ pub struct RouteParts {
 pub struct Lasting {
     /// Sessions.
     pub sessions: Sessions,
+    /// Answers that last.
+    pub streams: Streams,
     /// States consumed and logins counted.
     pub login_memory: Arc<login::Memory>,
     /// Revocations under way.
@@ -82,6 +87,7 @@ impl Live {
     ) -> Result<Self, String> {
         let Lasting {
             sessions,
+            streams,
             login_memory,
             revoker,
             clock,
@@ -159,6 +165,7 @@ impl Live {
             routes,
             providers,
             sessions: sessions.clone(),
+            streams: streams.clone(),
             login,
             logout,
             own: RouteSeries::new(metrics, &Arc::from(OWN), "own"),

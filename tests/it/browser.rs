@@ -1,6 +1,7 @@
 //! Drives a real Chromium through a real provider.
 
 mod api;
+mod events;
 mod pages;
 mod strict;
 

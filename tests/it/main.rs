@@ -5,6 +5,7 @@ mod browser;
 mod cli;
 mod deploy;
 mod endpoints;
+mod events;
 mod faults;
 mod forward;
 mod layering;

@@ -79,6 +79,34 @@ impl Stage {
         })
     }
 
+    /// Signs Jane out in another tab: this one keeps its cookie.
+    pub(crate) async fn sign_out_elsewhere(&self) {
+        let tab = self.client.twin();
+        let out = tab.post(self.daypass.url("/oauth2/logout/local"));
+        let out = out.header("sec-fetch-site", "same-origin").send().await;
+        assert_eq!(out.expect("an answer").status, 204);
+    }
+
+    /// Waits until a counter or gauge has this value.
+    pub(crate) fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
+        let value = || self.daypass.metric(name, labels);
+        let reached = raw::wait_for(PATIENCE, || ((value() - wanted).abs() < 0.1).then_some(()));
+        assert!(
+            reached.is_some(),
+            "{name} {labels:?}: {}, not {wanted}",
+            value()
+        );
+    }
+
+    /// Waits for the access log's line of a request that has this path and reason.
+    pub(crate) fn wait_for_access(&self, path: &str, reason: &str) {
+        let (path, reason) = (format!("\"{path}\""), format!("\"reason\":\"{reason}\""));
+        let line = self
+            .daypass
+            .wait_for_log(&["\"request\"", &path, &reason], PATIENCE);
+        assert!(line.is_some(), "no line of {path} with {reason}");
+    }
+
     /// Sends the bytes as they are. `@HOST@` and `@COOKIE@` are filled in.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Exchange {
         raw::exchange(self.daypass.public(), &self.fill(bytes), PATIENCE)

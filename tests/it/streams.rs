@@ -1,6 +1,9 @@
 //! Shows that what flows goes on flowing, in both directions and over every kind of connection.
 
+mod ends;
 mod flow;
+mod goodbye;
+mod multiplexed;
 mod sockets;
 mod tls;
 mod websocket;

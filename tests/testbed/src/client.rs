@@ -19,12 +19,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
+
 use url::Url;
 
 pub use form::Form;
 pub use jar::{Cookie, Jar};
-pub use tokio_tungstenite::tungstenite;
+pub use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::Failure;
 use crate::pki::Issued;

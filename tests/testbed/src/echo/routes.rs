@@ -40,6 +40,7 @@ pub(super) async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) 
             &shared,
             Duration::from_millis(number("ms", 100).max(1)),
             number("count", u64::MAX),
+            query.iter().any(|(key, _)| key == "grpc"),
         ));
     }
     if path == "/early" {
@@ -193,7 +194,7 @@ fn with_headers(lines: impl Iterator<Item = (String, String)>) -> Response<Body>
     response
 }
 
-fn events(shared: &Arc<Shared>, pause: Duration, count: u64) -> Response<Body> {
+fn events(shared: &Arc<Shared>, pause: Duration, count: u64, grpc: bool) -> Response<Body> {
     let life = Life::begin(shared);
     let events = futures_util::stream::unfold((0_u64, life), move |(index, life)| async move {
         if index >= count {
@@ -206,10 +207,15 @@ fn events(shared: &Arc<Shared>, pause: Duration, count: u64) -> Response<Body> {
         Some((Ok(Frame::data(Bytes::from(event))), (index + 1, life)))
     });
     let mut response = streamed(events);
-    response.headers_mut().insert(
-        "content-type",
-        HeaderValue::from_static("text/event-stream"),
-    );
+    let kind = if grpc {
+        // What it looks like to a proxy: messages without end.
+        "application/grpc"
+    } else {
+        "text/event-stream"
+    };
+    response
+        .headers_mut()
+        .insert("content-type", HeaderValue::from_static(kind));
     response
 }
 

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -111,7 +112,9 @@ http {{
 
 @contextlib.contextmanager
 def laboratory(name):
-    """A lab that is gone afterwards; when the run cannot go on, what its processes had to say is shown, and the exit status is 2."""
+    """A lab that is gone afterwards. A run that cannot go on shows what its processes had to say, and exits with 2."""
+    # A run that is told to end cleans up, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix=f"daypass-{name}-") as folder:
         lab = Lab(folder)
         try:

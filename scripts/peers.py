@@ -153,8 +153,8 @@ def start_envoy(lab, program, upstream, provider, patience):
     }
     path = folder / "envoy.json"
     path.write_text(json.dumps(config, indent=2))
-    # The base id keeps it apart from any other Envoy of this machine.
-    options = ["--concurrency", str(os.cpu_count()), "--base-id", str(port), "--log-level", "error"]
+    # Hot restart would leave shared memory behind, and be taken for that of another Envoy on this machine.
+    options = ["--concurrency", str(os.cpu_count()), "--disable-hot-restart", "--log-level", "error"]
     process = lab.start("envoy", [program, "-c", str(path), *options])
     wait_for("Envoy", lambda: accepts(port), process)
     return [process], port

@@ -13,7 +13,7 @@ export PROPTEST_RNG_SEED ?= 20
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Try it: a provider, an application and daypass on this machine; prints a URL to open
@@ -57,3 +57,10 @@ bench: ## Compare daypass with a bare pingora proxy and nginx (release build, ab
 	$(CARGO) build --release --bin daypass --example bare_proxy
 	$(CARGO) build --example bench_fixture
 	@scripts/bench
+
+.PHONY: bench-peers
+bench-peers: ## Compare daypass with mod_auth_openidc and Envoy's OAuth2 filter (release build, then about 5 minutes)
+	@scripts/install-deps --for bench-peers
+	$(CARGO) build --release --bin daypass
+	$(CARGO) build --example bench_fixture
+	@scripts/bench-peers

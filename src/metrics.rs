@@ -13,10 +13,10 @@ use prometheus::{
 mod labels;
 mod series;
 pub use labels::{
-    CallResult, Denied, Endpoint, Lane, LoginResult, LogoutKind, RefreshResult, ReloadResult,
-    SessionEnd, StoreOp, StoreResult, StreamEnd, Unauthenticated, UpstreamError,
+    CacheResult, CallResult, Denied, Endpoint, Lane, LoginResult, LogoutKind, RefreshResult,
+    ReloadResult, SessionEnd, StoreOp, StoreResult, StreamEnd, Unauthenticated, UpstreamError,
 };
-pub use series::{RouteSeries, UpstreamSeries, method_label};
+pub use series::{CacheSeries, RouteSeries, UpstreamSeries, method_label};
 
 /// Every metric, registered in one registry.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ pub struct Metrics {
     logins_total: IntCounterVec,
     logouts_total: IntCounterVec,
     session_ends_total: IntCounterVec,
+    session_cache_requests_total: IntCounterVec,
+    /// Sessions of Redis held in this process.
+    pub session_cache_entries: IntGauge,
+    /// 1 while Redis tells of every changed session.
+    pub session_cache_tracking: IntGauge,
     token_refreshes_total: IntCounterVec,
     token_refresh_duration_seconds: HistogramVec,
     token_refresh_waits_seconds: Histogram,
@@ -136,6 +141,22 @@ impl Metrics {
                 "session_ends_total",
                 "Sessions ended, by reason.",
                 &["reason"],
+            )?,
+            session_cache_requests_total: counters(
+                r,
+                "session_cache_requests_total",
+                "Sessions looked up with Redis as store, by what the cache did for it.",
+                &["result"],
+            )?,
+            session_cache_entries: gauge(
+                r,
+                "session_cache_entries",
+                "Sessions of Redis held in this process.",
+            )?,
+            session_cache_tracking: gauge(
+                r,
+                "session_cache_tracking",
+                "1 while Redis tells of every changed session.",
             )?,
             token_refreshes_total: counters(
                 r,
@@ -251,6 +272,10 @@ impl Metrics {
         for reason in StreamEnd::ALL {
             self.streams_closed_total
                 .with_label_values(&[reason.label()]);
+        }
+        for result in CacheResult::ALL {
+            self.session_cache_requests_total
+                .with_label_values(&[result.label()]);
         }
         for op in StoreOp::ALL {
             self.store_operation_duration_seconds

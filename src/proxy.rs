@@ -375,6 +375,14 @@ impl ProxyHttp for Proxy {
                 Some(Refusal::Malformed("The message cannot be forwarded."))
             }
             _ => match error.esource() {
+                // The upstream waited for the rest of the body, too: whose clock strikes first is chance.
+                ErrorSource::Upstream
+                    if *error.etype() == ErrorType::ReadTimedout
+                        && ctx.has_body
+                        && !session.as_downstream_mut().is_body_done() =>
+                {
+                    Some(Refusal::BodyTooSlow)
+                }
                 ErrorSource::Upstream => Some(Refusal::Upstream(upstream_error(
                     error.etype(),
                     ctx.unresolved,

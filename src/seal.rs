@@ -12,6 +12,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hkdf};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::secret::SealingKey;
@@ -68,6 +69,15 @@ impl KeyRing {
             ring.push(Key::new(bytes));
         }
         Self(ring.into())
+    }
+
+    /// Whether both rings hold the same keys, in any order: then each opens what the other does.
+    pub fn opens_the_same_as(&self, other: &Self) -> bool {
+        let within = |one: &Self, other: &Self| {
+            let known = |key: &Key| other.0.iter().any(|k| k.bytes.ct_eq(&*key.bytes).into());
+            one.0.iter().all(known)
+        };
+        within(self, other) && within(other, self)
     }
 
     /// Seals `plain` under the first key, `second` (a further secret; may be empty) and `bound` (associated data).

@@ -1,11 +1,12 @@
 //! Holds a secret so that it cannot be printed, compared in variable time or mistaken for another kind.
 //!
 //! There is no `Display`, `Serialize`, `PartialEq` or `Deref`; `rg 'expose\('` lists every use. The text is wiped on
-//! drop. That covers our own copies only, not the buffers of sockets or parsers.
+//! drop. That covers our own copies only, not the buffers of sockets or parsers, nor a header that shares the text.
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -16,32 +17,56 @@ pub trait Kind {
 }
 
 /// A secret text of kind `K`.
-pub struct Secret<K>(Zeroizing<String>, PhantomData<fn() -> K>);
+pub struct Secret<K>(Text, PhantomData<fn() -> K>);
+
+#[derive(Clone)]
+enum Text {
+    Own(Zeroizing<String>),
+    /// Part of a header, which holds it as long as anyone does: one copy instead of two. ASCII.
+    Shared(Bytes),
+}
 
 impl<K: Kind> Secret<K> {
     /// Takes ownership of the text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()), PhantomData)
+        Self(Text::Own(Zeroizing::new(text.into())), PhantomData)
+    }
+
+    /// Shares the bytes with whoever else holds them. They are not wiped. `None` unless they are ASCII.
+    pub fn shared(bytes: Bytes) -> Option<Self> {
+        bytes
+            .is_ascii()
+            .then_some(Self(Text::Shared(bytes), PhantomData))
     }
 
     /// The text itself. Every call is a place where the secret may leak: look twice.
     pub fn expose(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Own(text) => text,
+            Text::Shared(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        }
     }
 
     /// Compares in time that depends on the lengths only.
     pub fn matches(&self, other: &str) -> bool {
-        self.0.as_bytes().ct_eq(other.as_bytes()).into()
+        self.bytes().ct_eq(other.as_bytes()).into()
     }
 
     /// Length of the text in bytes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes().len()
     }
 
     /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes().is_empty()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Own(text) => text.as_bytes(),
+            Text::Shared(bytes) => bytes,
+        }
     }
 }
 
@@ -104,6 +129,16 @@ mod tests {
         let token = AccessToken::new("s3cr3t");
         assert_eq!(format!("{token:?}"), "AccessToken(..)");
         assert_eq!(format!("{:?}", Some(&token)), "Some(AccessToken(..))");
+    }
+
+    #[test]
+    fn a_shared_text_is_the_same_secret_and_must_be_ascii() {
+        let header = Bytes::from_static(b"Bearer abc");
+        let token = AccessToken::shared(header.slice(7..)).unwrap();
+        assert_eq!((token.expose(), token.len()), ("abc", 3));
+        assert!(token.matches("abc") && token.clone().matches("abc"));
+        assert_eq!(format!("{token:?}"), "AccessToken(..)");
+        assert!(AccessToken::shared(Bytes::from_static("é".as_bytes())).is_none());
     }
 
     #[test]

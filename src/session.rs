@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
+mod cache;
 mod changes;
 mod id;
 mod memory;
@@ -78,6 +80,8 @@ pub struct Found {
     pub session: Arc<Session>,
     /// End of the idle time unless it is used again; `None` when idle time-out is off.
     pub idle_expires_at: Option<Timestamp>,
+    /// The store could not be asked: this is how it was not long ago.
+    pub stale: bool,
 }
 
 /// What a cookie led to.
@@ -175,12 +179,35 @@ pub enum EndAnswer {
 /// have (RFC 6749 §A.12): nothing else could be smuggled into the header with it, but nothing good either.
 pub fn bearer(token: &AccessToken) -> Option<HeaderValue> {
     let text = token.expose();
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+    if !is_header_safe(text) {
         return None;
     }
     let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+fn is_header_safe(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// As [`bearer`], for tokens that stay: where there is a header, the token shares its bytes.
+fn with_bearer(token: AccessToken) -> (AccessToken, Option<HeaderValue>) {
+    const SCHEME: &str = "Bearer ";
+    if !is_header_safe(token.expose()) {
+        return (token, None);
+    }
+    let mut text = Vec::with_capacity(SCHEME.len() + token.len());
+    text.extend_from_slice(SCHEME.as_bytes());
+    text.extend_from_slice(token.expose().as_bytes());
+    let header = Bytes::from(text);
+    let shared = AccessToken::shared(header.slice(SCHEME.len()..));
+    let value = HeaderValue::from_maybe_shared(header).ok();
+    let value = value.map(|mut value| {
+        value.set_sensitive(true);
+        value
+    });
+    (shared.unwrap_or(token), value)
 }
 
 impl std::fmt::Debug for Session {

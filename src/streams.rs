@@ -32,7 +32,6 @@ struct Shared {
     sessions: Sessions,
     clock: SharedClock,
     metrics: Arc<Metrics>,
-    patience: Duration,
     /// Looks at the store that may be under way at once: all watches may wake together.
     looks: Semaphore,
     /// Streams of events that pages hold, by session; only sessions that have any.
@@ -56,21 +55,10 @@ pub struct Listening {
 impl Streams {
     /// Makes it.
     pub fn new(sessions: Sessions, clock: SharedClock, metrics: Arc<Metrics>) -> Self {
-        Self::with_patience(sessions, clock, metrics, MAX_STALENESS)
-    }
-
-    /// As [`new`](Self::new); tests do not wait so long for a store that is gone.
-    pub(crate) fn with_patience(
-        sessions: Sessions,
-        clock: SharedClock,
-        metrics: Arc<Metrics>,
-        patience: Duration,
-    ) -> Self {
         Self(Arc::new(Shared {
             sessions,
             clock,
             metrics,
-            patience,
             looks: Semaphore::new(LOOKS),
             listeners: Mutex::default(),
             draining: watch::Sender::new(false),
@@ -114,7 +102,7 @@ impl Streams {
 
     /// How long an answer may go on while the store does not tell whether its session lives.
     fn patience(&self) -> Duration {
-        self.0.patience
+        self.0.sessions.max_staleness()
     }
 }
 
@@ -131,8 +119,6 @@ impl Drop for Listening {
     }
 }
 
-/// See [`Streams::patience`].
-const MAX_STALENESS: Duration = Duration::from_secs(30);
 /// Looks at the store under way at once.
 const LOOKS: usize = 256;
 /// Streams of events that one session may hold in one process: a browser has six connections to a host over HTTP/1.1.

@@ -187,6 +187,10 @@ pub struct Session {
     pub idle_timeout: Option<Duration>,
     /// How long before a token's expiry it is refreshed.
     pub refresh_before: Duration,
+    /// With Redis unreachable, how long after it was last known true a cached session is served.
+    pub max_staleness: Duration,
+    /// Most sessions of Redis kept in this process.
+    pub cache_entries: usize,
     /// Claims that `session` may tell the page.
     pub expose_claims: Vec<String>,
     /// The cookie.

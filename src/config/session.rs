@@ -20,7 +20,10 @@ use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
 /// Reads the section; `origins` are the public ones, when they could be read.
 pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<Session> {
     let section = root.section("session")?;
-    let store = store(&section);
+    let cache_entries = section
+        .count("cache_entries")
+        .and_then(|entries| usize::try_from(entries).ok());
+    let store = store(&section, cache_entries);
     let keys = keys(&section, store.as_ref());
     let lifetime = section.duration("lifetime");
     let idle_timeout = section.duration("idle_timeout");
@@ -35,6 +38,7 @@ pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<
         );
     }
     let refresh_before = section.duration("refresh_before");
+    let max_staleness = section.duration("max_staleness");
     let expose_claims = section.texts("expose_claims");
     let cookie = cookie(&section, origins);
     Some(Session {
@@ -43,6 +47,8 @@ pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<
         lifetime: lifetime?,
         idle_timeout: Some(idle_timeout?).filter(|idle| !idle.is_zero()),
         refresh_before: refresh_before?,
+        max_staleness: max_staleness?,
+        cache_entries: cache_entries?,
         expose_claims: expose_claims?
             .value
             .into_iter()
@@ -52,18 +58,12 @@ pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<
     })
 }
 
-fn store(section: &Section<'_>) -> Option<Store> {
+fn store(section: &Section<'_>, entries: Option<usize>) -> Option<Store> {
     let reader = section.reader;
     let value = section.any("store")?;
     let store = match &value.value.kind {
         Kind::Scalar { text, .. } if text == "memory" => {
-            let entries = section.count("cache_entries");
-            if section.has("cache_entries") && entries.is_none() {
-                return None;
-            }
-            return Some(Store::Memory {
-                entries: usize::try_from(entries.unwrap_or(100_000)).ok()?,
-            });
+            return entries.map(|entries| Store::Memory { entries });
         }
         Kind::Scalar { .. } => {
             let url = reader.text(value)?;
@@ -97,15 +97,6 @@ fn store(section: &Section<'_>) -> Option<Store> {
             None
         }
     };
-    if section.has("cache_entries") {
-        section.count("cache_entries");
-    }
-    if store.is_some() && section.has("cache_entries") {
-        reader.problem(
-            &section.spot_of("cache_entries"),
-            "not supported yet with Redis: remove it",
-        );
-    }
     store.map(Store::Redis)
 }
 

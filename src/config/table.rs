@@ -369,10 +369,16 @@ pub(super) static SESSION: Table = Table {
             "How long before its expiry a token is refreshed, off the request's path.",
         ),
         key(
+            "max_staleness",
+            SPAN_OR_OFF,
+            Default("30s"),
+            "With Redis unreachable, how long cached sessions are still served, counted from when they were last known true; `0` refuses at once.",
+        ),
+        key(
             "cache_entries",
             Count(1, 100_000_000),
-            Optional,
-            "Most sessions the `memory` store keeps; the least recently used goes first. Default 100000. Not supported yet with Redis.",
+            Default("100000"),
+            "Most sessions in this process. With `memory` these are all there are: the least recently used goes first. With Redis they are cached, and one counts for each 4 KiB it takes.",
         ),
         key(
             "expose_claims",
@@ -382,7 +388,7 @@ pub(super) static SESSION: Table = Table {
         ),
         key("cookie", Shape::Table(&COOKIE), Optional, "The cookie."),
     ],
-    later: &["max_staleness"],
+    later: &[],
 };
 
 pub(super) static STORE: Table = Table {

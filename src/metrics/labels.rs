@@ -192,6 +192,20 @@ label! {
 }
 
 label! {
+    /// What the session cache did for a request.
+    CacheResult {
+        /// Served without asking Redis.
+        Hit = "hit",
+        /// Nothing there: Redis was asked.
+        Miss = "miss",
+        /// There, but not known to be true any more: Redis was asked.
+        Unproven = "unproven",
+        /// Redis did not answer: served what was true not long ago.
+        Stale = "stale",
+    }
+}
+
+label! {
     /// An operation of the session store.
     StoreOp {
         /// Read a session.

@@ -6,12 +6,32 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::Metrics;
+use super::{CacheResult, Metrics};
 
 /// Codes that nearly all answers have; the others are looked up each time.
 const CODES: [u16; 18] = [
     200, 201, 202, 204, 206, 301, 302, 303, 304, 400, 401, 403, 404, 409, 500, 502, 503, 504,
 ];
+
+/// Series of the session cache.
+#[derive(Debug)]
+pub struct CacheSeries([IntCounter; CacheResult::ALL.len()]);
+
+impl CacheSeries {
+    /// Looks the series up.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self(std::array::from_fn(|at| {
+            let label = CacheResult::ALL[at].label();
+            let requests = &metrics.session_cache_requests_total;
+            requests.with_label_values(&[label])
+        }))
+    }
+
+    /// A session was looked up.
+    pub fn count(&self, result: CacheResult) {
+        self.0[result as usize].inc();
+    }
+}
 
 /// Series of one route.
 #[derive(Debug)]

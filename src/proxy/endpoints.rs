@@ -406,10 +406,7 @@ impl Endpoints<'_> {
             );
         };
         match self.refresher.force(&id, &found, &provider).await {
-            Ok(session) => self.tell(&Found {
-                session,
-                idle_expires_at: found.idle_expires_at,
-            }),
+            Ok(session) => self.tell(&Found { session, ..found }),
             Err(RefreshError::Ended) => self.refuse_api(
                 head,
                 &Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),

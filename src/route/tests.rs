@@ -65,6 +65,8 @@ fn config(routes: Vec<Route>) -> Config {
             lifetime: Duration::from_secs(1),
             idle_timeout: None,
             refresh_before: Duration::from_secs(1),
+            max_staleness: Duration::from_secs(30),
+            cache_entries: 1000,
             expose_claims: vec![],
             cookie: Cookie {
                 name: "__Host-daypass".into(),

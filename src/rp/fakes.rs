@@ -76,6 +76,8 @@ pub(crate) fn config(providers: Vec<Arc<model::Provider>>) -> model::Config {
             lifetime: 12 * HOUR,
             idle_timeout: Some(HOUR),
             refresh_before: Duration::from_secs(60),
+            max_staleness: Duration::from_secs(30),
+            cache_entries: 1000,
             expose_claims: Vec::new(),
             cookie: model::Cookie {
                 name: "__Host-daypass".into(),
@@ -308,6 +310,7 @@ impl Store for FakeStore {
                 Lookup::Found(Found {
                     session,
                     idle_expires_at: None,
+                    stale: false,
                 })
             }))
     }

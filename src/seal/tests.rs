@@ -161,3 +161,17 @@ proptest! {
         prop_assert!(ring(&[ONE]).open(Purpose::Session, b"", b"", &bytes).is_err());
     }
 }
+
+#[test]
+fn rings_of_the_same_keys_open_the_same() {
+    let one = ring(&[ONE]);
+    for (name, other, same) in [
+        ("itself", ring(&[ONE]), true),
+        ("another", ring(&[TWO]), false),
+        ("one more", ring(&[ONE, TWO]), false),
+    ] {
+        assert_eq!(one.opens_the_same_as(&other), same, "{name}");
+        assert_eq!(other.opens_the_same_as(&one), same, "{name}");
+    }
+    assert!(ring(&[ONE, TWO]).opens_the_same_as(&ring(&[TWO, ONE])));
+}

@@ -87,6 +87,11 @@ impl RecordKey {
         format!("{shown:012x}")
     }
 
+    /// From the hash itself.
+    pub(super) fn from_bytes(hash: &[u8]) -> Option<Self> {
+        Some(Self(hash.try_into().ok()?))
+    }
+
     /// The whole hash.
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -86,6 +86,7 @@ impl Memory {
         Ok(Found {
             idle_expires_at: idle.map(|idle| entry.idle_end(idle).min(session.expires_at)),
             session,
+            stale: false,
         })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Session, Tokens, bearer};
+use super::{Session, Tokens, with_bearer};
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
@@ -51,26 +51,48 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Session, Unreadable> {
     if record.v != VERSION {
         return Err(Unreadable);
     }
-    let access = AccessToken::new(record.access);
+    let (access, bearer) = with_bearer(AccessToken::new(record.access));
+    let mut scopes = record.scopes;
+    scopes.shrink_to_fit();
     Ok(Session {
         provider: record.provider.into(),
         issuer: record.issuer.into(),
         subject: record.subject.into(),
         sid: record.sid.map(Into::into),
-        claims: Arc::new(record.claims),
+        claims: Arc::new(compact(record.claims)),
         created_at: record.created_at,
         expires_at: record.expires_at,
         tokens: Arc::new(Tokens {
-            bearer: bearer(&access),
+            bearer,
             access,
             refresh: record.refresh.map(RefreshToken::new),
             id: record.id.map(IdToken::new),
-            scopes: record.scopes,
+            scopes,
             refreshed_at: record.refreshed_at,
             expires_at: record.token_expires_at,
         }),
         generation: record.generation,
     })
+}
+
+/// The same fields, exactly as large as they need be: what is decoded stays in memory.
+fn compact(fields: Map<String, Value>) -> Map<String, Value> {
+    let mut exact = Map::with_capacity(fields.len());
+    exact.extend(fields.into_iter().map(|(k, v)| (k, compact_value(v))));
+    exact
+}
+
+fn compact_value(value: Value) -> Value {
+    match value {
+        Value::Array(items) => {
+            // In place, so that the vector must be told.
+            let mut items: Vec<_> = items.into_iter().map(compact_value).collect();
+            items.shrink_to_fit();
+            Value::Array(items)
+        }
+        Value::Object(fields) => Value::Object(compact(fields)),
+        value => value,
+    }
 }
 
 #[derive(Serialize)]

@@ -10,10 +10,13 @@ use redis::io::tcp::TcpSettings;
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ScriptInvocation, TlsCertificates,
 };
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::link::{Command, Link, LinkError};
+use self::node::Node;
 use self::scripts::Scripts;
+use self::tracking::{Listeners, Tracked, Tracker};
 use super::{
     CommitAnswer, EndAnswer, Lease, LeaseAnswer, Owner, RecordKey, Session, SessionId, StoreError,
     Tokens, record,
@@ -24,11 +27,14 @@ use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::seal::{KeyRing, Purpose};
 
 mod link;
+mod node;
 mod scripts;
+pub(super) mod tracking;
 
 /// Sessions in Redis.
 pub(super) struct Redis {
     link: Link,
+    masters: watch::Sender<Arc<[Node]>>,
     scripts: Scripts,
     prefix: String,
     address: Address,
@@ -57,6 +63,7 @@ impl Redis {
     pub(super) fn new(config: &model::RedisStore, metrics: Arc<Metrics>) -> Result<Self, String> {
         let (client, address) = client(config)?;
         Ok(Self {
+            masters: watch::channel(masters(&client)).0,
             link: Link::new(client, Arc::clone(&metrics)),
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
@@ -75,8 +82,33 @@ impl Redis {
                 "session.store: another address, database or key prefix takes a restart".into(),
             );
         }
+        self.masters.send_replace(masters(&client));
         self.link.replace_client(client);
         Ok(())
+    }
+
+    /// Keeps a cache true. Reaches out to nobody yet.
+    pub(super) fn tracker(&self, listeners: Listeners) -> Tracker {
+        let tracked = Tracked {
+            masters: self.masters.subscribe(),
+            redials: self.link.dialled(),
+            prefix: format!("{}s:", self.prefix),
+            suspect: self.link.suspect(),
+        };
+        Tracker::new(tracked, listeners)
+    }
+
+    /// Whether Redis is known not to answer: waiting for it would be of no use.
+    pub(super) fn is_away(&self) -> bool {
+        self.link.is_away()
+    }
+
+    /// Waits until Redis is known not to answer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn goes_away(&self) {
+        self.link.goes_away().await;
     }
 
     pub(super) async fn load(
@@ -459,6 +491,16 @@ fn client(config: &model::RedisStore) -> Result<(Client, Address), String> {
         "session.store: the CA, client certificate or key cannot be used".to_owned()
     })?;
     Ok((client, address))
+}
+
+/// The one node there is.
+fn masters(client: &Client) -> Arc<[Node]> {
+    let id = client.get_connection_info().addr().to_string().into();
+    [Node {
+        id,
+        client: client.clone(),
+    }]
+    .into()
 }
 
 /// The TTL a record should have: what is left of the session, or of its idle time.

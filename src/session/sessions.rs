@@ -6,19 +6,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
+use self::cached::Cached;
 use super::changes::{Changed, Changes};
 use super::memory::Memory;
-use super::redis::{Redis, wanted_ttl};
+use super::redis::wanted_ttl;
 use super::seen::{Last, Seen};
 use super::{
-    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Lookup, RecordKey, Session,
-    SessionId, StoreError, Tokens,
+    CommitAnswer, EndAnswer, Gone, Lease, LeaseAnswer, Lookup, RecordKey, Session, SessionId,
+    StoreError, Tokens,
 };
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::seal::KeyRing;
 use crate::secret::SealingKey;
+
+mod cached;
 
 /// Sessions of this deployment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct Sessions(Arc<Inner>);
 struct Inner {
     store: Store,
     settings: ArcSwap<Settings>,
-    seen: Seen,
+    seen: Arc<Seen>,
     changes: Changes,
     clock: SharedClock,
     lease: Duration,
@@ -38,7 +41,7 @@ struct Inner {
 #[derive(Debug)]
 enum Store {
     Memory(Memory),
-    Redis(Box<Redis>),
+    Redis(Box<Cached>),
 }
 
 /// What a reload may change.
@@ -46,6 +49,7 @@ enum Store {
 struct Settings {
     keys: KeyRing,
     idle: Option<Duration>,
+    max_staleness: Duration,
 }
 
 impl Sessions {
@@ -71,20 +75,26 @@ impl Sessions {
         metrics: Arc<Metrics>,
         lease: Duration,
     ) -> Result<Self, String> {
+        let seen = Arc::new(Seen::new(Arc::clone(&metrics)));
+        let changes = Changes::default();
         let store = match &config.store {
             model::Store::Memory { entries } => {
                 metrics.store_connected.set(1);
                 Store::Memory(Memory::new(*entries))
             }
-            model::Store::Redis(redis) => {
-                Store::Redis(Box::new(Redis::new(redis, Arc::clone(&metrics))?))
-            }
+            model::Store::Redis(redis) => Store::Redis(Box::new(Cached::new(
+                redis,
+                config.cache_entries,
+                changes.clone(),
+                Arc::clone(&seen),
+                metrics,
+            )?)),
         };
         Ok(Self(Arc::new(Inner {
             store,
             settings: ArcSwap::from_pointee(Settings::new(config, None)),
-            seen: Seen::new(metrics),
-            changes: Changes::default(),
+            seen,
+            changes,
             clock,
             lease,
             touches: Arc::new(Semaphore::new(CONCURRENT_TOUCHES)),
@@ -98,17 +108,27 @@ impl Sessions {
     pub fn reconfigure(&self, config: &model::Session) -> Result<(), String> {
         match (&self.0.store, &config.store) {
             (Store::Memory(memory), model::Store::Memory { entries }) => memory.resize(*entries),
-            (Store::Redis(redis), model::Store::Redis(config)) => redis.reconfigure(config)?,
+            (Store::Redis(cached), model::Store::Redis(redis)) => {
+                cached.reconfigure(redis, config.cache_entries)?;
+            }
             _ => return Err("session.store: another kind of store takes a restart".into()),
         }
         let settings = Settings::new(config, Some(&self.0.settings.load()));
-        self.0.settings.store(Arc::new(settings));
+        let before = self.0.settings.swap(Arc::new(settings));
+        if let Store::Redis(cached) = &self.0.store {
+            cached.rekeyed(&before.keys, &self.keys());
+        }
         Ok(())
     }
 
     /// The key ring in force.
     pub fn keys(&self) -> KeyRing {
         self.0.settings.load().keys.clone()
+    }
+
+    /// How long a session may be taken for alive while the store does not tell.
+    pub fn max_staleness(&self) -> Duration {
+        self.0.settings.load().max_staleness
     }
 
     /// How long a lease of these sessions lives without renewal.
@@ -146,9 +166,12 @@ impl Sessions {
             Store::Memory(memory) => {
                 memory.create(key, session, now, settings.idle, &self.0.seen);
             }
-            Store::Redis(redis) => {
+            Store::Redis(cached) => {
                 let ttl = wanted_ttl(session.expires_at, settings.idle, now);
-                redis.create(&id, &settings.keys, &session, ttl).await?;
+                cached
+                    .redis
+                    .create(&id, &settings.keys, &session, ttl)
+                    .await?;
                 self.met(key, &session, settings.idle.map(|idle| now.plus(idle)));
             }
         }
@@ -163,8 +186,9 @@ impl Sessions {
         let key = id.record_key();
         let deleted = match &self.0.store {
             Store::Memory(memory) => memory.delete(key, &self.0.seen),
-            Store::Redis(redis) => {
-                let deleted = redis.delete(id, &self.keys()).await?;
+            Store::Redis(cached) => {
+                let _forget = cached.forgetting(key, &self.0.changes);
+                let deleted = cached.redis.delete(id, &self.keys()).await?;
                 if deleted.is_some() {
                     self.0.seen.gone(key, Gone::Revoked);
                 }
@@ -183,7 +207,14 @@ impl Sessions {
         let ttl = self.0.lease;
         let answer = match &self.0.store {
             Store::Memory(memory) => memory.lease(id.record_key(), generation, self.now(), ttl),
-            Store::Redis(redis) => redis.lease(id, &self.keys(), generation, ttl).await?,
+            Store::Redis(cached) => {
+                let answer = cached
+                    .redis
+                    .lease(id, &self.keys(), generation, ttl)
+                    .await?;
+                cached.learn(id.record_key(), &answer);
+                answer
+            }
         };
         // Time is told by what is sealed, not by a TTL that others could stretch.
         Ok(match answer {
@@ -204,7 +235,7 @@ impl Sessions {
         let ttl = self.0.lease;
         match &self.0.store {
             Store::Memory(memory) => Ok(memory.renew(id.record_key(), lease, self.now(), ttl)),
-            Store::Redis(redis) => redis.renew(id, lease, ttl).await,
+            Store::Redis(cached) => cached.redis.renew(id, lease, ttl).await,
         }
     }
 
@@ -221,7 +252,12 @@ impl Sessions {
         let key = id.record_key();
         let answer = match &self.0.store {
             Store::Memory(memory) => memory.commit(key, lease, tokens, self.now()),
-            Store::Redis(redis) => redis.commit(id, &self.keys(), lease, tokens).await?,
+            Store::Redis(cached) => {
+                let forget = cached.forgetting(key, &self.0.changes);
+                let answer = cached.redis.commit(id, &self.keys(), lease, tokens).await?;
+                forget.unless_stored(&answer);
+                answer
+            }
         };
         self.0.changes.wake(key);
         Ok(answer)
@@ -242,7 +278,7 @@ impl Sessions {
                 memory.give_up(id.record_key(), &lease, self.now(), cool_down);
                 Ok(())
             }
-            Store::Redis(redis) => redis.give_up(id, &lease, cool_down).await,
+            Store::Redis(cached) => cached.redis.give_up(id, &lease, cool_down).await,
         }
     }
 
@@ -254,7 +290,10 @@ impl Sessions {
     pub async fn end(&self, id: &SessionId, lease: &Lease) -> Result<EndAnswer, StoreError> {
         let answer = match &self.0.store {
             Store::Memory(memory) => memory.end(id.record_key(), lease, self.now(), &self.0.seen),
-            Store::Redis(redis) => redis.end(id, &self.keys(), lease).await?,
+            Store::Redis(cached) => {
+                let _forget = cached.forgetting(id.record_key(), &self.0.changes);
+                cached.redis.end(id, &self.keys(), lease).await?
+            }
         };
         if matches!(answer, EndAnswer::Ended) {
             self.0.seen.gone(id.record_key(), Gone::Revoked);
@@ -275,7 +314,7 @@ impl Sessions {
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.0.store {
             Store::Memory(_) => Ok(()),
-            Store::Redis(redis) => redis.ping().await,
+            Store::Redis(cached) => cached.redis.ping().await,
         }
     }
 
@@ -287,65 +326,12 @@ impl Sessions {
                 let found = memory.load(key, self.now(), idle, touch, &self.0.seen);
                 Ok(found.map_or_else(Lookup::Missing, Lookup::Found))
             }
-            // Boxed, so that the future stays small where no network is involved.
-            Store::Redis(redis) => Box::pin(self.find_in(redis, id, key, touch)).await,
+            Store::Redis(cached) => match self.known_true(cached, key, touch) {
+                Some(found) => Ok(Lookup::Found(found)),
+                // Boxed, so that the future stays small where no network is involved.
+                None => Box::pin(self.through_cache(cached, id, key, touch)).await,
+            },
         }
-    }
-
-    async fn find_in(
-        &self,
-        redis: &Redis,
-        id: &SessionId,
-        key: RecordKey,
-        touch: bool,
-    ) -> Result<Lookup, StoreError> {
-        let settings = self.0.settings.load_full();
-        let loaded = redis.load(id, &settings.keys).await?;
-        let now = self.now();
-        let Some(loaded) = loaded else {
-            return Ok(Lookup::Missing(self.0.seen.missed(key, now)));
-        };
-        let session = loaded.session;
-        if session.expires_at <= now {
-            // Sealed inside, so nobody can stretch it by the TTL.
-            self.0.seen.ended(key, Gone::Expired);
-            return Ok(Lookup::Missing(Gone::Expired));
-        }
-        let wanted = wanted_ttl(session.expires_at, settings.idle, now);
-        let ttl = loaded.ttl.unwrap_or(Duration::MAX);
-        let idle_expires_at = settings.idle.map(|_| now.plus(ttl.min(wanted)));
-        self.met(key, &session, idle_expires_at);
-        // A TTL that is too long is mended as well: the idle time-out may have been shortened by a reload.
-        let slack = settings.idle.map_or(NO_IDLE_SLACK, |idle| idle / 10);
-        let stale = ttl.saturating_add(slack) < wanted || ttl > wanted.saturating_add(slack);
-        if touch && stale && self.0.seen.claim_touch(key, now, slack) {
-            self.touch(key, Arc::clone(&session));
-        }
-        Ok(Lookup::Found(Found {
-            session,
-            idle_expires_at,
-        }))
-    }
-
-    /// Extends the idle time off the request's path. With too many under way it is left to a later request.
-    fn touch(&self, key: RecordKey, session: Arc<Session>) {
-        let Ok(permit) = Arc::clone(&self.0.touches).try_acquire_owned() else {
-            return;
-        };
-        let sessions = self.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
-            let Store::Redis(redis) = &sessions.0.store else {
-                return;
-            };
-            let idle = sessions.0.settings.load().idle;
-            let now = sessions.now();
-            let ttl = wanted_ttl(session.expires_at, idle, now);
-            // Should it fail, the next request after the pause tries again.
-            if let Ok(true) = redis.touch(key, ttl).await {
-                sessions.met(key, &session, idle.map(|_| now.plus(ttl)));
-            }
-        });
     }
 
     fn met(&self, key: RecordKey, session: &Session, idle_expires_at: Option<Timestamp>) {
@@ -360,12 +346,12 @@ impl Sessions {
         self.0.clock.now()
     }
 
-    /// Entries of the memory store; none of Redis.
+    /// Sessions in this process.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         match &self.0.store {
             Store::Memory(memory) => memory.len(),
-            Store::Redis(_) => 0,
+            Store::Redis(cached) => cached.len(),
         }
     }
 }
@@ -382,11 +368,10 @@ impl Settings {
         Self {
             keys,
             idle: config.idle_timeout.filter(|idle| !idle.is_zero()),
+            max_staleness: config.max_staleness,
         }
     }
 }
 
 /// Touches under way at once.
 const CONCURRENT_TOUCHES: usize = 64;
-/// Without idle time-out a record's TTL is what is left of the session, give or take the clocks' differences.
-const NO_IDLE_SLACK: Duration = Duration::from_secs(90);

@@ -61,6 +61,8 @@ pub(crate) fn config(store: model::Store) -> model::Session {
         lifetime: Duration::from_secs(12 * 3600),
         idle_timeout: Some(Duration::from_secs(3600)),
         refresh_before: Duration::from_secs(60),
+        max_staleness: Duration::from_secs(30),
+        cache_entries: 1000,
         expose_claims: Vec::new(),
         cookie: model::Cookie {
             name: "daypass".into(),

@@ -9,6 +9,7 @@ use crate::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use crate::config::model;
 use crate::metrics::Metrics;
 
+mod cached;
 mod conformance;
 mod connections;
 mod outages;
@@ -195,7 +196,13 @@ fn a_token_that_is_no_header_value_makes_none() {
     ] {
         let value = bearer(&AccessToken::new(token));
         assert_eq!(value.is_some(), ok, "{name}");
-        assert!(value.is_none_or(|v| v.is_sensitive()), "{name}");
+        assert!(
+            value.as_ref().is_none_or(HeaderValue::is_sensitive),
+            "{name}"
+        );
+        let (kept, header) = with_bearer(AccessToken::new(token));
+        assert_eq!((kept.expose(), &header), (token, &value), "{name}: shared");
+        assert!(header.is_none_or(|v| v.is_sensitive()), "{name}");
     }
 }
 

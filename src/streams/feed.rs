@@ -151,6 +151,7 @@ mod tests {
         Found {
             session: Arc::new(session),
             idle_expires_at: Some(START.plus(Duration::from_secs(idle_left))),
+            stale: false,
         }
     }
 

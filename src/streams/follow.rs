@@ -100,8 +100,13 @@ impl Watch {
         let (now, at) = (shared.clock.now(), Instant::now());
         match looked {
             Ok(Lookup::Found(found)) => {
-                self.good_at = at;
-                self.look_at = self.next_look(&found, now, at);
+                if found.stale {
+                    // Served on, as requests are; but the store has not told anything.
+                    self.look_at = at + RETRY;
+                } else {
+                    self.good_at = at;
+                    self.look_at = self.next_look(&found, now, at);
+                }
                 self.last = Some(found.clone());
                 Some(Step::Lives(found))
             }

@@ -205,10 +205,14 @@ async fn streams_of_events_are_bounded_by_session() {
 
 /// As [`rig`], over a Redis of its own and in real time.
 fn rig_in(redis: &crate::session::testing::RedisServer, patience: Duration) -> Rig {
+    let config = model::Session {
+        max_staleness: patience,
+        ..redis.config()
+    };
     let (clock, metrics) = (ManualClock::at(START), Arc::new(Metrics::new().unwrap()));
     let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-    let sessions = Sessions::open(&redis.config(), shared.clone(), metrics.clone()).unwrap();
-    let streams = Streams::with_patience(sessions.clone(), shared, metrics.clone(), patience);
+    let sessions = Sessions::open(&config, shared.clone(), metrics.clone()).unwrap();
+    let streams = Streams::new(sessions.clone(), shared, metrics.clone());
     Rig {
         streams,
         sessions,

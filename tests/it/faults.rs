@@ -4,6 +4,7 @@
 //! `reused()` must be 0 at its end.
 
 mod answers;
+mod cache;
 mod crash;
 mod expiry;
 mod lost;

@@ -85,7 +85,7 @@ async fn daypass_starts_with_redis_down_and_gets_ready_when_it_comes() {
     assert_eq!(counted(&daypass, "daypass_store_connected", &[]), 1);
 }
 
-/// What holds for as long as Redis does not answer, whatever the reason.
+/// What holds for sessions that no replica has cached, for as long as Redis does not answer, whatever the reason.
 async fn assert_store_away(rig: &Rig, name: &str, fresh: &Person, expired: &Person) {
     for replica in 0..rig.fleet.len() {
         for (token, person) in [("fresh", fresh), ("expired", expired)] {
@@ -138,7 +138,7 @@ async fn assert_store_away(rig: &Rig, name: &str, fresh: &Person, expired: &Pers
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_down_or_frozen_costs_503_and_nothing_else() {
+async fn redis_down_or_frozen_costs_503_where_nothing_is_cached_and_nothing_else() {
     // REFRESH-37: without the lease's keeper no token is presented.
     for name in ["down", "frozen"] {
         let mut rig = Rig::with(2, |_| {}, |setup| setup);

@@ -4,6 +4,7 @@ mod ends;
 mod flow;
 mod goodbye;
 mod multiplexed;
+mod replicas;
 mod sockets;
 mod tls;
 mod websocket;

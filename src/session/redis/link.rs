@@ -53,6 +53,8 @@ pub(super) enum LinkError {
 struct Shared {
     client: ArcSwap<Client>,
     state: watch::Sender<State>,
+    /// Counts the connections made.
+    dialled: watch::Sender<u64>,
     /// When a refusal was last logged: under load each command may be refused.
     refused: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
@@ -65,15 +67,36 @@ enum State {
         epoch: u64,
         connection: MultiplexedConnection,
     },
-    /// `since` the first failure; `None` before the first attempt has ended.
-    Down { epoch: u64, since: Option<Instant> },
+    /// `since` the first failure; `None` before the first attempt has ended. `sure` when Redis itself was found away,
+    /// not just one connection closed.
+    Down {
+        epoch: u64,
+        since: Option<Instant>,
+        sure: bool,
+    },
 }
+
+/// Lets others say that Redis has fallen silent.
+#[derive(Clone)]
+pub(super) struct Suspect(Arc<Shared>);
 
 impl State {
     fn epoch(&self) -> u64 {
         match self {
             Self::Up { epoch, .. } | Self::Down { epoch, .. } => *epoch,
         }
+    }
+
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Down { sure: true, .. })
+    }
+}
+
+impl Suspect {
+    /// Redis does not answer. The connection in use is given up; should it be another's fault, the next is there at once.
+    pub(super) fn silent(&self) {
+        let epoch = self.0.state.borrow().epoch();
+        self.0.broken(epoch, true);
     }
 }
 
@@ -83,11 +106,13 @@ impl Link {
         let (state, _) = watch::channel(State::Down {
             epoch: 0,
             since: None,
+            sure: false,
         });
         Self {
             shared: Arc::new(Shared {
                 client: ArcSwap::from_pointee(client),
                 state,
+                dialled: watch::channel(0).0,
                 refused: Mutex::new(None),
                 metrics,
             }),
@@ -98,6 +123,32 @@ impl Link {
     /// Uses other credentials from the next connection on; the one in use stays.
     pub(super) fn replace_client(&self, client: Client) {
         self.shared.client.store(Arc::new(client));
+    }
+
+    /// Counts the connections made: the next may lead to another server.
+    pub(super) fn dialled(&self) -> watch::Receiver<u64> {
+        self.shared.dialled.subscribe()
+    }
+
+    /// For whoever finds out by other means that Redis has fallen silent.
+    pub(super) fn suspect(&self) -> Suspect {
+        Suspect(Arc::clone(&self.shared))
+    }
+
+    /// Whether Redis is known to be away: it would be of no use to wait for it.
+    pub(super) fn is_away(&self) -> bool {
+        // Somebody must try to bring it back, whoever asks.
+        self.supervise();
+        self.shared.state.borrow().is_away()
+    }
+
+    /// Waits until Redis is known to be away.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn goes_away(&self) {
+        // The sender lives as long as we do.
+        let _ = self.shared.state.subscribe().wait_for(State::is_away).await;
     }
 
     /// Sends a command and waits for the answer, connection set-up included, at most [`ANSWER`].
@@ -140,7 +191,7 @@ impl Link {
                     Err(error) => {
                         let class = Class::of(&error);
                         if class != Class::Answer {
-                            self.shared.broken(epoch);
+                            self.shared.broken(epoch, false);
                         }
                         if class != Class::Lost || attempts == max_attempts {
                             return Err(self.shared.link_error(&error, class));
@@ -153,7 +204,7 @@ impl Link {
         answer.unwrap_or_else(|_| {
             // It may only be slow, but nobody can tell that from frozen; a new connection costs little.
             if let Some(epoch) = used {
-                self.shared.broken(epoch);
+                self.shared.broken(epoch, true);
             }
             Err(LinkError::Timeout)
         })
@@ -181,7 +232,11 @@ impl Link {
             if supervisor.is_some() {
                 self.shared.state.send_modify(|state| {
                     let epoch = state.epoch();
-                    *state = State::Down { epoch, since: None };
+                    *state = State::Down {
+                        epoch,
+                        since: None,
+                        sure: false,
+                    };
                 });
             }
             *supervisor = Some(tokio::spawn(Shared::run(Arc::clone(&self.shared))));
@@ -264,6 +319,7 @@ impl Shared {
             connection: connection.clone(),
         });
         state.mark_unchanged();
+        self.dialled.send_replace(mine);
         self.metrics.store_connected.set(1);
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -281,13 +337,13 @@ impl Shared {
         };
         let told = state.wait_for(|state| matches!(state, State::Down { .. }));
         tokio::select! {
-            () = check => self.broken(mine),
+            () = check => self.broken(mine, true),
             _ = told => {}
         }
     }
 
     /// A command or heartbeat found connection `broken` unusable.
-    fn broken(&self, broken: u64) {
+    fn broken(&self, broken: u64, sure: bool) {
         self.state.send_if_modified(|state| {
             let current = matches!(state, State::Up { epoch, .. } if *epoch == broken);
             if current {
@@ -295,6 +351,7 @@ impl Shared {
                 *state = State::Down {
                     epoch: broken,
                     since: Some(Instant::now()),
+                    sure,
                 };
             }
             current
@@ -325,8 +382,9 @@ impl Shared {
     fn note_failure(&self) {
         self.metrics.store_connected.set(0);
         self.state.send_modify(|state| {
-            if let State::Down { since, .. } = state {
+            if let State::Down { since, sure, .. } = state {
                 since.get_or_insert_with(Instant::now);
+                *sure = true;
             }
         });
     }
@@ -376,7 +434,7 @@ impl Class {
 }
 
 /// The first word of Redis' error, also of the first error in a pipeline.
-fn code(error: &RedisError) -> Option<String> {
+pub(super) fn code(error: &RedisError) -> Option<String> {
     if let Some(code) = error.code() {
         return Some(code.to_owned());
     }
@@ -385,7 +443,7 @@ fn code(error: &RedisError) -> Option<String> {
 }
 
 /// Evenly spread over 0..=1.
-fn fraction() -> f64 {
+pub(super) fn fraction() -> f64 {
     let mut byte = [0];
     random(&mut byte);
     f64::from(byte[0]) / 255.0
@@ -394,7 +452,7 @@ fn fraction() -> f64 {
 /// The whole wait of a command. No request waits longer than 500 ms for a store that does not answer; the rest is ours.
 pub(super) const ANSWER: Duration = Duration::from_millis(450);
 /// One attempt to connect: TCP, TLS, AUTH and PING.
-const DIAL: Duration = Duration::from_secs(1);
+pub(super) const DIAL: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Commands wait for a connection while an outage is younger than this, and fail at once when it is older.
 const PATIENCE: Duration = Duration::from_secs(2);

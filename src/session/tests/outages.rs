@@ -1,6 +1,6 @@
 //! Shows that Redis' failures cost half a second at most, lose nothing and heal by themselves.
 
-use super::redis::{now, open, record_key};
+use super::redis::{now, open, record_key, tracked};
 use super::*;
 
 #[tokio::test]
@@ -77,8 +77,10 @@ async fn a_server_that_takes_connections_and_says_nothing_is_given_up_in_time() 
 #[tokio::test]
 async fn a_refused_command_is_an_error_and_no_reason_to_reconnect() {
     let server = RedisServer::start();
-    let (sessions, _) = open(&server.config());
+    let (sessions, metrics) = open(&server.config());
     let id = sessions.create(session_at(now())).await.unwrap();
+    found(sessions.load(&id).await);
+    tracked(&metrics).await;
     let lease = granted(sessions.lease(&id, 0).await);
     sessions
         .commit(&id, &lease, &tokens(1, now()))

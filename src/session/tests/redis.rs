@@ -12,6 +12,12 @@ pub(super) fn now() -> Timestamp {
     SystemClock.now()
 }
 
+/// Redis tells of changes.
+pub(super) async fn tracked(metrics: &Metrics) {
+    let gauge = &metrics.session_cache_tracking;
+    eventually("tracked", async || gauge.get() == 1).await;
+}
+
 /// The one record in an otherwise empty database.
 pub(super) fn record_key(server: &RedisServer) -> String {
     server.cli(&["KEYS", "daypass:s:*"])

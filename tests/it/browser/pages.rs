@@ -6,6 +6,7 @@ use daypass_testbed::echo::Echo;
 use daypass_testbed::node;
 use daypass_testbed::ports;
 use daypass_testbed::provider::{CLIENT_ID, Provider};
+use daypass_testbed::raw;
 use daypass_testbed::redis::Redis;
 use serde_json::{Value, json};
 
@@ -62,6 +63,8 @@ fn daypass(redis: &Redis, echo: &Echo, providers: &[&Provider; 2]) -> Daypass {
             }),
         )
         .set("pages.title", "The Shop")
+        // Nothing is served from the cache when the store is gone.
+        .set("session.max_staleness", "0")
         .routes(json!([
             {"path_prefix": "/app", "upstream": echo.url(), "provider": "acme"},
             {"path_prefix": "/admin", "upstream": echo.url(), "require": {"claims": {"groups": ["nobody"]}}},
@@ -249,6 +252,10 @@ async fn pages_for_people_who_are_signed_in() {
     let client = Client::new();
     client.browse(daypass.url("/app")).await.expect("signed in");
     redis.kill();
+    let noticed = raw::wait_for(LIMIT, || {
+        (daypass.metric("daypass_session_cache_tracking", &[]) < 0.5).then_some(())
+    });
+    assert!(noticed.is_some(), "the outage is noticed");
     let rows = [
         row(
             "store down",

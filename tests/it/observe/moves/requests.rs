@@ -226,11 +226,7 @@ async fn requests_and_refusals_are_counted_by_route_and_reason() {
         }
         if access == "session" && status == 200 {
             series.push(("token_remaining_seconds_count", &[]));
-            series.push((
-                "store_operations_total",
-                &[("op", "load"), ("result", "ok")],
-            ));
-            series.push(("store_operation_duration_seconds_count", &[("op", "load")]));
+            series.push(("session_cache_requests_total", &[]));
         }
         if route == "dead" {
             series.push(("upstream_errors_total", &[("reason", "connect")]));

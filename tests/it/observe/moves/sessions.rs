@@ -55,6 +55,13 @@ async fn logins_refreshes_and_ends_are_counted_by_how_they_went() {
                 "store_operations_total",
                 &[("op", "create"), ("result", "ok")],
             ),
+            // The first request with it.
+            ("session_cache_requests_total", &[("result", "miss")]),
+            (
+                "store_operations_total",
+                &[("op", "load"), ("result", "ok")],
+            ),
+            ("store_operation_duration_seconds_count", &[("op", "load")]),
         ],
     );
 

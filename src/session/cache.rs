@@ -1,0 +1,249 @@
+//! Keeps decoded sessions of Redis in this process, and knows which of them may be served without asking.
+//!
+//! The race rule: a read takes a [`Ticket`] before it is sent, and what it found is kept only if nobody has dropped a
+//! key of the same stripe meanwhile. So an answer that was overtaken by the news of a change, or by a logout in this
+//! process, is used once and not kept. Hits take no lock but the map's own, and allocate nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quick_cache::Weighter;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use self::trust::Trust;
+use super::{RecordKey, Session};
+use crate::clock::Timestamp;
+use crate::metrics::Metrics;
+use crate::secret::Secret;
+
+pub(super) mod trust;
+
+#[cfg(test)]
+mod tests;
+
+/// Sessions as read from Redis.
+pub(super) struct Cache {
+    entries: quick_cache::sync::Cache<RecordKey, Entry, Pages>,
+    /// How often a key of the stripe was dropped. Locked by whoever keeps or drops, so that the two have an order.
+    stripes: Box<[Mutex<u64>]>,
+    trust: Trust,
+    metrics: Arc<Metrics>,
+}
+
+/// A session as read.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) session: Arc<Session>,
+    /// When the record runs out; `None` when somebody has taken its TTL away.
+    pub(super) ends_at: Option<Timestamp>,
+    /// When the read was sent.
+    read_at: Instant,
+    epoch: u64,
+    pages: u32,
+}
+
+/// Taken before a read is sent.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    key: RecordKey,
+    dropped: u64,
+    epoch: u64,
+    at: Instant,
+}
+
+impl Entry {
+    /// Whether its lifetime is over, or its idle time unless somebody has extended it.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.session.expires_at <= now || self.ends_at.is_some_and(|end| end <= now)
+    }
+}
+
+impl Cache {
+    pub(super) fn new(entries: usize, metrics: Arc<Metrics>) -> Self {
+        let entries = entries.max(1);
+        Self {
+            entries: quick_cache::sync::Cache::with_weighter(entries, entries as u64, Pages),
+            stripes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
+            trust: Trust::new(Instant::now()),
+            metrics,
+        }
+    }
+
+    pub(super) fn resize(&self, entries: usize) {
+        self.entries.set_capacity(entries.max(1) as u64);
+    }
+
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// What is known true without asking. Who calls judges lifetime and idle time.
+    pub(super) fn fresh(&self, key: RecordKey, now: Instant) -> Option<Entry> {
+        let entry = self.entries.get(&key)?;
+        self.trust
+            .holds(entry.epoch, entry.read_at, now)
+            .then_some(entry)
+    }
+
+    /// What is there, true or not.
+    pub(super) fn held(&self, key: RecordKey) -> Option<Entry> {
+        self.entries.peek(&key)
+    }
+
+    /// What was known true less than `max_staleness` ago: for when nobody can be asked.
+    pub(super) fn stale(
+        &self,
+        key: RecordKey,
+        now: Instant,
+        max_staleness: Duration,
+    ) -> Option<Entry> {
+        let entry = self.entries.get(&key)?;
+        let last_true = self.trust.last_true(entry.epoch, entry.read_at);
+        (now.saturating_duration_since(last_true) < max_staleness).then_some(entry)
+    }
+
+    /// To be taken before a read or a commit is sent.
+    pub(super) fn ticket(&self, key: RecordKey) -> Ticket {
+        Ticket {
+            key,
+            dropped: *self.stripe(key).lock(),
+            epoch: self.trust.epoch(),
+            at: Instant::now(),
+        }
+    }
+
+    /// Keeps what was read, unless news came in meanwhile; hands it out in any case.
+    pub(super) fn keep(
+        &self,
+        ticket: &Ticket,
+        session: Arc<Session>,
+        ends_at: Option<Timestamp>,
+    ) -> Entry {
+        let entry = Entry {
+            pages: pages(&session),
+            session,
+            ends_at,
+            read_at: ticket.at,
+            epoch: ticket.epoch,
+        };
+        let dropped = self.stripe(ticket.key).lock();
+        if *dropped == ticket.dropped {
+            self.entries.insert(ticket.key, entry.clone());
+        }
+        entry
+    }
+
+    /// Puts the generation that was just committed in the place of the one before. With news in between, or nothing
+    /// there, the next request reads it.
+    pub(super) fn renew(&self, ticket: &Ticket, session: &Arc<Session>) {
+        let mut dropped = self.stripe(ticket.key).lock();
+        let before = self.entries.remove(&ticket.key);
+        if let Some((_, before)) = before.filter(|_| *dropped == ticket.dropped) {
+            let entry = Entry {
+                pages: pages(session),
+                session: Arc::clone(session),
+                ends_at: before.ends_at,
+                read_at: ticket.at,
+                epoch: ticket.epoch,
+            };
+            self.entries.insert(ticket.key, entry);
+        }
+        // Reads under way bring the generation before.
+        *dropped = dropped.wrapping_add(1);
+    }
+
+    /// Drops a session: it has changed, ended, or may have. Reads under way are not kept.
+    pub(super) fn forget(&self, key: RecordKey) -> Option<Entry> {
+        let mut dropped = self.stripe(key).lock();
+        *dropped = dropped.wrapping_add(1);
+        self.entries.remove(&key).map(|(_, entry)| entry)
+    }
+
+    /// Drops everything.
+    pub(super) fn flush(&self) {
+        for stripe in &self.stripes {
+            let mut dropped = stripe.lock();
+            *dropped = dropped.wrapping_add(1);
+        }
+        // What is kept in between was read after its stripe was counted up, and goes as well: no harm done.
+        self.entries.clear();
+    }
+
+    /// Shows how many there are.
+    pub(super) fn count(&self) {
+        let entries = i64::try_from(self.entries.len()).unwrap_or(i64::MAX);
+        self.metrics.session_cache_entries.set(entries);
+    }
+
+    fn stripe(&self, key: RecordKey) -> &Mutex<u64> {
+        // The key is a hash: any bytes of it are evenly spread.
+        let [.., high, low] = *key.as_bytes();
+        &self.stripes[usize::from(u16::from_be_bytes([high, low])) % STRIPES]
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cache({} sessions)", self.entries.len())
+    }
+}
+
+/// Weighs a session in pages of [`PAGE`] bytes. The cache holds as many pages as it may hold entries: that bounds the
+/// number of sessions and, because one with huge tokens or claims counts several times, their bytes.
+#[derive(Debug, Clone)]
+struct Pages;
+
+impl Weighter<RecordKey, Entry> for Pages {
+    fn weight(&self, _: &RecordKey, entry: &Entry) -> u64 {
+        entry.pages.into()
+    }
+}
+
+fn pages(session: &Session) -> u32 {
+    u32::try_from(bytes(session).div_ceil(PAGE)).unwrap_or(u32::MAX)
+}
+
+/// About how much memory a cached session takes, allocations and bookkeeping included.
+fn bytes(session: &Session) -> usize {
+    let tokens = &session.tokens;
+    // The header shares its bytes with the access token.
+    let texts = session.provider.len()
+        + session.issuer.len()
+        + session.subject.len()
+        + session.sid.as_ref().map_or(0, |sid| sid.len())
+        + tokens.access.len()
+        + tokens.refresh.as_ref().map_or(0, Secret::len)
+        + tokens.id.as_ref().map_or(0, Secret::len)
+        + tokens.scopes.iter().map(|s| NODE + s.len()).sum::<usize>();
+    let claims = session.claims.iter();
+    let claims: usize = claims.map(|(k, v)| NODE + k.len() + heap(v)).sum();
+    FIXED + texts + claims
+}
+
+fn heap(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| NODE + heap(item)).sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(k, v)| 2 * NODE + k.len() + heap(v))
+            .sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+/// A session with tokens of 1 KiB and a few claims takes one.
+const PAGE: usize = 4096;
+/// `Session`, `Tokens`, the entry in the map, and the allocations that hold them.
+const FIXED: usize = 800;
+/// One field or item: its slot, its allocation, its place in an index.
+const NODE: usize = 80;
+/// Few enough to be nothing, many enough that news about one session seldom disturbs the read of another.
+const STRIPES: usize = 1024;

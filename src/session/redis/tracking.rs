@@ -1,0 +1,418 @@
+//! Has Redis tell which sessions have changed, and says how far the cache may be believed.
+//!
+//! One RESP3 connection per master, of its own: `CLIENT TRACKING ... BCAST` names every changed record on it. Redis keeps
+//! no state per key for that, and whichever connection reads the records does not matter. Pushes are handled where they
+//! are received: there is no queue that could grow, and what precedes a heartbeat's answer has been handled when the
+//! answer is. So an answer proves that everything before its question has been told.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
+    ServerErrorKind, Value,
+};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::link::{ANSWER, DIAL, Suspect, code, fraction};
+use super::node::{Masters, Node};
+use crate::metrics::Metrics;
+use crate::session::RecordKey;
+use crate::session::cache::Cache;
+use crate::session::changes::Changes;
+use crate::session::seen::{Last, Seen};
+
+/// Keeps the cache true. Connects at first use.
+pub(in crate::session) struct Tracker {
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Who hears of changes.
+#[derive(Debug, Clone)]
+pub(in crate::session) struct Listeners {
+    pub(in crate::session) cache: Arc<Cache>,
+    pub(in crate::session) changes: Changes,
+    pub(in crate::session) seen: Arc<Seen>,
+    pub(in crate::session) metrics: Arc<Metrics>,
+}
+
+/// What is tracked, and what a change of it means.
+pub(super) struct Tracked {
+    pub(super) masters: Masters,
+    /// Counts command connections made anew. Each may lead elsewhere than the one before, and tracking must follow:
+    /// pushes of one server say nothing about what is read from another.
+    pub(super) redials: watch::Receiver<u64>,
+    /// Prefix of the records' keys.
+    pub(super) prefix: String,
+    /// To be told when a server falls silent.
+    pub(super) suspect: Suspect,
+}
+
+struct Shared {
+    tracked: Tracked,
+    hear: Listeners,
+    /// By master: up to when it has told everything; `None` while it is not tracked.
+    board: Mutex<Vec<Option<Instant>>>,
+    /// Whether it was said that Redis cannot do it.
+    warned: AtomicBool,
+}
+
+/// Why tracking ended or did not begin.
+enum Ended {
+    /// No connection, or none any more.
+    Lost,
+    /// Connected, and no answer.
+    Silent,
+    /// The server is no master, or not yet ready.
+    NotReady,
+    /// The server, or something before it, does not know or does not allow it.
+    Refused(Option<String>),
+}
+
+impl Tracker {
+    /// Reaches out to nobody yet.
+    pub(super) fn new(tracked: Tracked, hear: Listeners) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                tracked,
+                hear,
+                board: Mutex::default(),
+                warned: AtomicBool::new(false),
+            }),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Starts the task, also when the runtime it ran on is gone.
+    pub(in crate::session) fn supervise(&self) {
+        let mut task = self.task.lock();
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.shared.lost();
+            *task = Some(tokio::spawn(Shared::run(Arc::clone(&self.shared))));
+        }
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tracker(..)")
+    }
+}
+
+impl Shared {
+    /// Follows all masters, until there are others.
+    async fn run(self: Arc<Self>) {
+        let mut masters = self.tracked.masters.clone();
+        let mut redials = self.tracked.redials.clone();
+        // Nothing can be read before.
+        if redials.wait_for(|dialled| *dialled > 0).await.is_err() {
+            return;
+        }
+        loop {
+            let nodes = masters.borrow_and_update().clone();
+            redials.mark_unchanged();
+            *self.board.lock() = vec![None; nodes.len()];
+            let follow = async {
+                join_all(nodes.iter().enumerate().map(|(at, n)| self.follow(at, n))).await;
+                // Without any master there is nothing to do but wait for one.
+                std::future::pending::<()>().await;
+            };
+            let there = tokio::select! {
+                () = follow => true,
+                () = self.count() => true,
+                told = masters.changed() => told.is_ok(),
+                told = redials.changed() => told.is_ok(),
+            };
+            self.lost();
+            if !there {
+                return;
+            }
+        }
+    }
+
+    /// Tracks one master, again and again.
+    async fn follow(self: &Arc<Self>, at: usize, node: &Node) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let ended = self.track(at, node).await;
+            if self
+                .board
+                .lock()
+                .get_mut(at)
+                .and_then(Option::take)
+                .is_some()
+            {
+                pause = FIRST_PAUSE;
+            }
+            self.lost();
+            match ended {
+                Ended::Lost | Ended::NotReady => {}
+                // Whoever reads over the other connection need not wait to find out.
+                Ended::Silent => self.tracked.suspect.silent(),
+                Ended::Refused(code) => {
+                    self.refused(node, code.as_deref());
+                    sleep(jittered(REFUSED_PAUSE)).await;
+                    continue;
+                }
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Tracks one master until that ends.
+    async fn track(self: &Arc<Self>, at: usize, node: &Node) -> Ended {
+        let cut = Arc::new(Notify::new());
+        let mut connection = match timeout(DIAL, self.dial(node, Arc::clone(&cut))).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Ended::of(&error),
+            Err(_) => return Ended::Lost,
+        };
+        self.proven(at, Instant::now());
+        loop {
+            tokio::select! {
+                () = cut.notified() => return Ended::Lost,
+                () = sleep(BEAT) => {}
+            }
+            let sent = Instant::now();
+            match timeout(ANSWER, is_master(&mut connection)).await {
+                Ok(Ok(true)) => self.proven(at, sent),
+                // What is written to another master from now on, this one hears of late or never.
+                Ok(Ok(false)) => return Ended::NotReady,
+                Ok(Err(error)) => match Ended::of(&error) {
+                    Ended::Refused(_) => return Ended::NotReady,
+                    ended => return ended,
+                },
+                Err(_) => return Ended::Silent,
+            }
+        }
+    }
+
+    /// A connection on which every change of a record is told.
+    async fn dial(
+        self: &Arc<Self>,
+        node: &Node,
+        cut: Arc<Notify>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let shared = Arc::clone(self);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DIAL))
+            .set_response_timeout(Some(DIAL))
+            .set_push_sender(move |push: PushInfo| {
+                match push.kind {
+                    PushKind::Invalidate => shared.told(&push.data),
+                    PushKind::Disconnection => cut.notify_one(),
+                    _ => {}
+                }
+                Ok::<(), Infallible>(())
+            });
+        let mut connection = resp3(&node.client)?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        if !is_master(&mut connection).await? {
+            return Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "not a master").into());
+        }
+        // NOLOOP leaves out what this very connection writes, which is nothing: writes of this process over its command
+        // connection are told as well.
+        redis::cmd("CLIENT")
+            .arg(&["TRACKING", "ON", "BCAST", "PREFIX"])
+            .arg(&self.tracked.prefix)
+            .arg("NOLOOP")
+            .exec_async(&mut connection)
+            .await?;
+        Ok(connection)
+    }
+
+    /// Master `at` has told everything up to `since`.
+    fn proven(&self, at: usize, since: Instant) {
+        let mut board = self.board.lock();
+        let Some(slot) = board.get_mut(at) else {
+            return;
+        };
+        let new = slot.replace(since).is_none();
+        // The slowest counts. With one missing nothing is known.
+        let all = board.iter().copied().min().flatten();
+        let Some(oldest) = all else {
+            return;
+        };
+        if !new {
+            self.hear.cache.trust().beat(oldest);
+            return;
+        }
+        // Reads that begin from now on: each master tracks already.
+        self.hear.cache.trust().establish(oldest);
+        drop(board);
+        self.warned.store(false, Ordering::Relaxed);
+        self.hear.metrics.session_cache_tracking.set(1);
+        info!("session cache is kept true by Redis");
+        self.hear.changes.wake_all();
+    }
+
+    /// Changes may go untold.
+    fn lost(&self) {
+        if self.hear.cache.trust().lose() {
+            self.hear.metrics.session_cache_tracking.set(0);
+            warn!("session cache is not kept true any more; sessions are read from Redis");
+            self.hear.changes.wake_all();
+        }
+    }
+
+    fn refused(&self, node: &Node, code: Option<&str>) {
+        self.hear.cache.trust().give_up();
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                store.node = &*node.id,
+                store.code = code,
+                "Redis does not tell of changed sessions (CLIENT TRACKING over RESP3, Redis 6 or later); cached ones are believed for a second, so that a logout on another replica takes as long"
+            );
+        }
+    }
+
+    /// A push: which keys have changed.
+    fn told(&self, data: &[Value]) {
+        let [Value::Array(keys)] = data else {
+            // The whole database was flushed, or it is something that we do not understand.
+            self.hear.cache.flush();
+            self.hear.changes.wake_all();
+            return;
+        };
+        for key in keys {
+            let Value::BulkString(key) = key else {
+                continue;
+            };
+            if let Some(key) = record_key(&self.tracked.prefix, key) {
+                self.changed(key);
+            }
+        }
+    }
+
+    fn changed(&self, key: RecordKey) {
+        if let Some(entry) = self.hear.cache.forget(key) {
+            // Should it be gone, the next request is told why.
+            self.hear.seen.met(
+                key,
+                Last {
+                    expires_at: entry.session.expires_at,
+                    idle_expires_at: entry.ends_at,
+                },
+            );
+        }
+        self.hear.changes.wake(key);
+    }
+
+    /// Shows the cache's size; and while nobody tells of changes, has those look who wait for one.
+    async fn count(&self) {
+        let mut beats: u32 = 0;
+        loop {
+            self.hear.cache.count();
+            if self.hear.cache.trust().untold() && beats.is_multiple_of(LOOK_EVERY) {
+                self.hear.changes.wake_all();
+            }
+            beats = beats.wrapping_add(1);
+            sleep(BEAT).await;
+        }
+    }
+}
+
+impl Ended {
+    fn of(error: &RedisError) -> Self {
+        let code = code(error);
+        match (error.kind(), code.as_deref()) {
+            (ErrorKind::RESP3NotSupported, _) => Self::Refused(code),
+            (
+                ErrorKind::Server(
+                    ServerErrorKind::BusyLoading
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ReadOnly
+                    | ServerErrorKind::TryAgain,
+                ),
+                _,
+            )
+            | (_, Some("NOAUTH" | "WRONGPASS" | "BUSY")) => Self::NotReady,
+            // Said to a connection too many, before it is closed.
+            (ErrorKind::Server(_) | ErrorKind::Extension, _)
+                if error
+                    .detail()
+                    .is_some_and(|text| text.contains("max number")) =>
+            {
+                Self::NotReady
+            }
+            (ErrorKind::Server(_) | ErrorKind::Extension, _) => Self::Refused(code),
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// Asks the server what it is. Each answer is a heartbeat's, too.
+async fn is_master(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    let answer = redis::cmd("HELLO")
+        .arg(3)
+        .query_async::<Value>(connection)
+        .await?;
+    let Value::Map(fields) = answer else {
+        return Ok(true);
+    };
+    let text = |value: &Value| match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) => text.clone(),
+        _ => String::new(),
+    };
+    let role = fields.iter().find(|(name, _)| text(name) == "role");
+    Ok(role.is_none_or(|(_, role)| text(role) != "replica"))
+}
+
+/// The same client, speaking the protocol that knows pushes.
+fn resp3(client: &Client) -> Result<Client, RedisError> {
+    let info = client.get_connection_info().clone();
+    let settings = info
+        .redis_settings()
+        .clone()
+        .set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(settings))
+}
+
+/// The session a key belongs to; `None` when it is not one of ours.
+fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
+    let hash = key.strip_prefix(prefix.as_bytes())?;
+    let hash = hash.strip_prefix(b"{")?.strip_suffix(b"}")?;
+    let mut bytes = [0; 33];
+    let length = URL_SAFE_NO_PAD.decode_slice(hash, &mut bytes).ok()?;
+    RecordKey::from_bytes(bytes.get(..length)?)
+}
+
+/// Or a fleet would knock in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * fraction())
+}
+
+/// Together with [`ANSWER`] less than the time for which a proof holds.
+const BEAT: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Rights and versions change seldom.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// In beats.
+const LOOK_EVERY: u32 = 10;
+
+#[cfg(test)]
+mod tests;

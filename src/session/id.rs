@@ -87,6 +87,11 @@ impl RecordKey {
         format!("{shown:012x}")
     }
 
+    /// As the store gave it back; `None` for anything of another length.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
     /// The whole hash.
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0

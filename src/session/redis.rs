@@ -12,17 +12,19 @@ use redis::{
 };
 use tokio::time::Instant;
 
+pub(super) use self::fleet::{Cursor, Page};
 use self::link::{Command, Link, LinkError};
 use self::scripts::Scripts;
 use super::{
-    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Owner, RecordKey, Session, SessionId, StoreError,
-    Tokens, record,
+    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session, SessionId,
+    StoreError, Tokens, record,
 };
 use crate::clock::Timestamp;
 use crate::config::model;
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::seal::{KeyRing, Purpose};
 
+mod fleet;
 mod link;
 mod scripts;
 
@@ -121,7 +123,8 @@ impl Redis {
         script
             .arg(seal(id, keys, session))
             .arg(session.generation)
-            .arg(millis(ttl));
+            .arg(millis(ttl))
+            .arg(Meta::of(session).seal(keys, id.record_key()));
         self.run(StoreOp::Create, &script).await.map(drop)
     }
 

@@ -8,10 +8,11 @@ use tokio::sync::Semaphore;
 
 use super::changes::{Changed, Changes};
 use super::memory::Memory;
+use super::orphans::Orphans;
 use super::redis::{Redis, wanted_ttl};
 use super::seen::{Last, Seen};
 use super::{
-    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Lookup, RecordKey, Session,
+    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Lookup, Meta, RecordKey, Session,
     SessionId, StoreError, Tokens,
 };
 use crate::clock::{SharedClock, Timestamp};
@@ -19,6 +20,10 @@ use crate::config::model;
 use crate::metrics::Metrics;
 use crate::seal::KeyRing;
 use crate::secret::SealingKey;
+
+mod fleet;
+
+pub use self::fleet::{Fleet, Walk};
 
 /// Sessions of this deployment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,6 +35,7 @@ struct Inner {
     settings: ArcSwap<Settings>,
     seen: Seen,
     changes: Changes,
+    orphans: Orphans,
     clock: SharedClock,
     lease: Duration,
     touches: Arc<Semaphore>,
@@ -85,6 +91,7 @@ impl Sessions {
             settings: ArcSwap::from_pointee(Settings::new(config, None)),
             seen: Seen::new(metrics),
             changes: Changes::default(),
+            orphans: Orphans::default(),
             clock,
             lease,
             touches: Arc::new(Semaphore::new(CONCURRENT_TOUCHES)),
@@ -133,7 +140,8 @@ impl Sessions {
         self.find(id, false).await
     }
 
-    /// Stores a new session under a fresh id.
+    /// Stores a new session under a fresh id. The id leads nowhere when the provider has logged the user out while the
+    /// login was under way.
     ///
     /// # Errors
     /// [`StoreError`]; then there is no session.
@@ -144,14 +152,17 @@ impl Sessions {
         let settings = self.0.settings.load_full();
         match &self.0.store {
             Store::Memory(memory) => {
-                memory.create(key, session, now, settings.idle, &self.0.seen);
+                memory.create(key, session.clone(), now, settings.idle, &self.0.seen);
             }
             Store::Redis(redis) => {
+                // First: a session that no logout finds must not be.
+                self.index(redis, key, &session).await?;
                 let ttl = wanted_ttl(session.expires_at, settings.idle, now);
                 redis.create(&id, &settings.keys, &session, ttl).await?;
                 self.met(key, &session, settings.idle.map(|idle| now.plus(idle)));
             }
         }
+        self.end_if_over(&id, &session).await?;
         Ok(id)
     }
 
@@ -165,8 +176,9 @@ impl Sessions {
             Store::Memory(memory) => memory.delete(key, &self.0.seen),
             Store::Redis(redis) => {
                 let deleted = redis.delete(id, &self.keys()).await?;
-                if deleted.is_some() {
+                if let Some(session) = &deleted {
                     self.0.seen.gone(key, Gone::Revoked);
+                    self.unindex(key, Meta::of(session));
                 }
                 deleted
             }
@@ -258,6 +270,9 @@ impl Sessions {
         };
         if matches!(answer, EndAnswer::Ended) {
             self.0.seen.gone(id.record_key(), Gone::Revoked);
+            if let Store::Redis(_) = &self.0.store {
+                self.unindex(id.record_key(), Meta::of(&lease.session));
+            }
         }
         self.0.changes.wake(id.record_key());
         Ok(answer)
@@ -358,6 +373,15 @@ impl Sessions {
 
     fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// Members of the memory store's index sets; none of Redis.
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        match &self.0.store {
+            Store::Memory(memory) => memory.indexed(),
+            Store::Redis(_) => 0,
+        }
     }
 
     /// Entries of the memory store; none of Redis.

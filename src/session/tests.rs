@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 
 mod conformance;
 mod connections;
+mod fleet;
 mod outages;
 mod redis;
 mod twins;

@@ -42,7 +42,8 @@ pub struct Listed {
 }
 
 impl Meta {
-    pub(super) fn of(session: &Session) -> Self {
+    /// What may be seen of this session.
+    pub(crate) fn of(session: &Session) -> Self {
         Self {
             provider: Arc::clone(&session.provider),
             issuer: Arc::clone(&session.issuer),

@@ -289,7 +289,7 @@ impl<'a> Fleet<'a> {
     /// [`StoreError`].
     pub async fn list(&self, page: &[RecordKey]) -> Result<Vec<Listed>, StoreError> {
         let keys = self.sessions.keys();
-        let asked = stream::iter(page).map(|key| self.redis.listed(*key, &keys));
+        let asked = stream::iter(page.to_vec()).map(|key| self.redis.listed(key, &keys));
         let answers: Vec<_> = asked.buffered(AT_ONCE).collect().await;
         answers.into_iter().filter_map(Result::transpose).collect()
     }
@@ -302,7 +302,7 @@ impl<'a> Fleet<'a> {
         mark: Option<LogoutKind>,
     ) -> (Vec<Ended>, Result<(), StoreError>) {
         let keys = self.sessions.keys();
-        let asked = stream::iter(page).map(|key| self.redis.revoke(*key, &keys, mark));
+        let asked = stream::iter(page.to_vec()).map(|key| self.redis.revoke(key, &keys, mark));
         let mut answers = asked.buffer_unordered(AT_ONCE);
         let (mut gone, mut outcome) = (Vec::new(), Ok(()));
         while let Some(answer) = answers.next().await {

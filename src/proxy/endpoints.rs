@@ -27,6 +27,8 @@ use super::live::Live;
 use super::refusal::Refusal;
 use super::respond;
 
+mod told;
+
 /// Largest form: an authorization response or a logout.
 const FORM: usize = 64 * 1024;
 /// Longest wait for a form's bytes.
@@ -53,6 +55,10 @@ pub(super) enum Endpoint {
     LogoutCallback,
     /// `logout/local`
     LogoutLocal,
+    /// `logout/backchannel`
+    BackChannel,
+    /// `logout/frontchannel`
+    FrontChannel,
     /// `session`
     Session,
     /// `session/refresh`
@@ -74,6 +80,8 @@ impl Endpoint {
             "logout" => Self::Logout,
             "logout/callback" => Self::LogoutCallback,
             "logout/local" => Self::LogoutLocal,
+            "logout/backchannel" => Self::BackChannel,
+            "logout/frontchannel" => Self::FrontChannel,
             "session" => Self::Session,
             "session/refresh" => Self::SessionRefresh,
             other => match other.strip_prefix("callback/") {
@@ -88,8 +96,12 @@ impl Endpoint {
     fn allows(&self) -> &'static str {
         match self {
             Self::Callback(_) | Self::Logout => "GET, POST",
-            Self::LogoutLocal | Self::SessionRefresh => "POST",
-            Self::Login | Self::LogoutCallback | Self::Session | Self::Unknown => "GET",
+            Self::LogoutLocal | Self::BackChannel | Self::SessionRefresh => "POST",
+            Self::Login
+            | Self::LogoutCallback
+            | Self::FrontChannel
+            | Self::Session
+            | Self::Unknown => "GET",
         }
     }
 }
@@ -131,6 +143,9 @@ impl Endpoints<'_> {
         let form = if head.method == Method::POST {
             match read_form(exchange).await? {
                 Some(form) => form,
+                None if endpoint == Endpoint::BackChannel => {
+                    return Ok(self.back_channel(&head, None).await);
+                }
                 None => return Ok(self.refuse(&head, &Refusal::BodyTooLarge)),
             }
         } else {
@@ -149,6 +164,8 @@ impl Endpoints<'_> {
             Endpoint::Logout => self.logout(&head, &form).await,
             Endpoint::LogoutCallback => self.logout_callback(&head),
             Endpoint::LogoutLocal => self.logout_local(&head).await,
+            Endpoint::BackChannel => self.back_channel(&head, Some(&form)).await,
+            Endpoint::FrontChannel => self.front_channel(&head).await,
             Endpoint::Session => self.session(&head).await,
             Endpoint::SessionRefresh => self.session_refresh(&head).await,
             Endpoint::Unknown => self.refuse(&head, &Refusal::NoRoute),
@@ -490,6 +507,9 @@ mod tests {
             ("/oauth2/callback/", Some(Endpoint::Unknown)),
             ("/oauth2/callback/a/b", Some(Endpoint::Unknown)),
             ("/oauth2/session/refresh", Some(Endpoint::SessionRefresh)),
+            ("/oauth2/logout/backchannel", Some(Endpoint::BackChannel)),
+            ("/oauth2/logout/backchannel/acme", Some(Endpoint::Unknown)),
+            ("/oauth2/logout/frontchannel", Some(Endpoint::FrontChannel)),
             ("/oauth2", Some(Endpoint::Unknown)),
             ("/oauth2/nothing", Some(Endpoint::Unknown)),
             ("/oauth2x/login", None),

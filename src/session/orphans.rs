@@ -59,7 +59,10 @@ impl Default for Orphans {
 impl Orphans {
     pub(super) fn push(&self, waiting: Waiting) {
         if self.sender.try_send(waiting).is_err()
-            && self.lost.fetch_add(1, Ordering::Relaxed) % LOGGED_EACH == 0
+            && self
+                .lost
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(LOGGED_EACH)
         {
             tracing::warn!("too many ended sessions wait; tokens are left to expire");
         }

@@ -31,6 +31,7 @@ fn with(members: &Value) -> Claims {
 
 /// LOGOUT-07, LOGOUT-08, JWT-05: a row for each rule of Back-Channel Logout §2.4 and §2.6.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row a rule")]
 fn claims_stand_up_to_every_rule_or_are_refused() {
     let now = NOW.as_secs();
     let long = "x".repeat(1025);
@@ -194,6 +195,7 @@ fn what_was_used_need_not_be_remembered_for_long() {
 
 /// LOGOUT-07, JWT-01 to JWT-06: header and signature.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table: one row a rule")]
 async fn only_the_providers_own_signature_over_the_right_type_counts() {
     let scene = Scene::new().await;
     let issuer = scene.server.url();

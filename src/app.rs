@@ -17,12 +17,12 @@ use crate::config::watch::Prints;
 use crate::config::{self, Environment, Loaded};
 use crate::listen::{self, Bound, Workers, tls::Certificate};
 use crate::login;
-use crate::metrics::{Metrics, ReloadResult};
+use crate::metrics::{LogoutKind, Metrics, ReloadResult, SessionEnd};
 use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
-use crate::rp::Revoker;
+use crate::rp::{Revoker, audit};
 use crate::session::Sessions;
 use crate::streams::Streams;
 
@@ -164,6 +164,7 @@ impl App {
             self.health.clone(),
         ));
         upkeep.spawn(watch_providers(self.live.clone(), self.health.clone()));
+        upkeep.spawn(revoke_orphans(self.live.clone(), self.lasting.clone()));
         let reloader = Reloader {
             source: self.source,
             live: self.live.clone(),
@@ -230,6 +231,26 @@ async fn watch_store(sessions: Sessions, health: Arc<Health>) {
         }
         up = Some(now);
         tokio::time::sleep(STORE_PULSE).await;
+    }
+}
+
+/// Revokes the tokens of sessions that were ended without their cookie and that this process held (LOGOUT-05), however many
+/// there are.
+async fn revoke_orphans(live: Arc<ArcSwap<Live>>, lasting: Lasting) {
+    while let Some(orphan) = lasting.sessions.next_orphan().await {
+        if orphan.uncounted {
+            lasting.metrics.logout(orphan.kind);
+            lasting.metrics.session_ended(match orphan.kind {
+                LogoutKind::Operator => SessionEnd::Revoked,
+                _ => SessionEnd::Logout,
+            });
+            audit::orphaned(&orphan);
+        }
+        let provider = live.load().provider_of(&orphan.session).cloned();
+        if let Some(provider) = provider {
+            let tokens = orphan.session.tokens.clone();
+            lasting.revoker.revoke_in_turn(&provider, tokens).await;
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::config::model::LogFormat;
 use crate::config::{self, Environment};
 use crate::telemetry;
 
+mod sessions;
+
 /// Places the configuration is looked for, in this order, after `-c` and `$DAYPASS_CONFIG`.
 const PLACES: [&str; 2] = ["config/daypass.yaml", "/etc/daypass/daypass.yaml"];
 
@@ -55,6 +57,12 @@ enum Command {
     /// Print a fresh 256-bit session key, base64.
     #[command(after_help = "Example:\n  daypass keygen > session-key")]
     Keygen,
+    /// See and end sessions across the fleet, on the configured Redis.
+    #[command(after_help = sessions::EXAMPLES)]
+    Sessions {
+        #[command(subcommand)]
+        action: sessions::Action,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +97,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check { file, online }) => check(&file, &environment, online),
         Some(Command::Schema) => print(&format!("{:#}\n", config::schema())),
         Some(Command::Keygen) => print(&format!("{}\n", config::keygen())),
+        Some(Command::Sessions { action }) => sessions::run(&action, &environment),
     }
 }
 

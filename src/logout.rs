@@ -11,6 +11,9 @@ use crate::rp::Revoker;
 use crate::session::{SessionId, Sessions, StoreError};
 
 mod flow;
+mod told;
+
+pub use self::told::{BackChannelError, FrontChannel, FrontChannelError};
 
 /// What logging out needs. Made per configuration.
 #[derive(Debug)]
@@ -75,6 +78,30 @@ impl Logout {
         redirect: Option<String>,
     ) -> Result<Next, StoreError> {
         self.flow.end(kind, origin, id, redirect).await
+    }
+
+    /// The provider says that sessions are over (OpenID Connect Back-Channel Logout 1.0). Good tokens for sessions that are
+    /// not here are fine, too.
+    ///
+    /// # Errors
+    /// See [`BackChannelError`].
+    pub async fn back_channel(&self, logout_token: &str) -> Result<(), BackChannelError> {
+        self.flow.back_channel(logout_token).await
+    }
+
+    /// The browser shows, in a frame of the provider's, that a session is over (OpenID Connect Front-Channel Logout 1.0).
+    /// `carried` are the sessions whose cookies came along.
+    ///
+    /// # Errors
+    /// See [`FrontChannelError`].
+    pub async fn front_channel(
+        &self,
+        origin: &model::Origin,
+        issuer: &str,
+        sid: &str,
+        carried: &[SessionId],
+    ) -> Result<FrontChannel, FrontChannelError> {
+        self.flow.front_channel(origin, issuer, sid, carried).await
     }
 
     /// The browser is back from the provider with `state`: the target sealed in it, if it opens.

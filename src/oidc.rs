@@ -13,6 +13,7 @@ mod end_session;
 mod id_token;
 mod jwks;
 mod jws;
+mod logout_token;
 mod pause;
 mod private_key;
 mod random;
@@ -33,6 +34,7 @@ use self::call::Caller;
 use self::client_auth::Client;
 use self::discovery::Metadata;
 use self::jwks::KeySet;
+pub use self::logout_token::{LogoutToken, LogoutTokenError, claimed_issuer};
 use self::pause::Pause;
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
@@ -333,6 +335,14 @@ impl Provider {
         expect: &Expectations<'_>,
     ) -> Result<Claims, IdTokenError> {
         self.check_id_token(token, expect).await
+    }
+
+    /// Checks a logout token (Back-Channel Logout §2.6), all but whether it was used before.
+    ///
+    /// # Errors
+    /// See [`LogoutTokenError`].
+    pub async fn verify_logout_token(&self, token: &str) -> Result<LogoutToken, LogoutTokenError> {
+        self.check_logout_token(token).await
     }
 
     /// Claims of the UserInfo endpoint, whose `sub` must be `subject` (OIDC Core §5.3.2).

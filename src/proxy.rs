@@ -18,7 +18,7 @@ mod intake;
 pub mod live;
 mod refusal;
 mod respond;
-mod told;
+mod session_json;
 pub mod upstream;
 
 use std::sync::Arc;

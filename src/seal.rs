@@ -35,6 +35,8 @@ pub enum Purpose {
     LoginCookie,
     /// The `state` of an RP-initiated logout.
     LogoutState,
+    /// Whose a session is, for operators; no second secret.
+    SessionMeta,
 }
 
 /// Why a sealed text did not open. Deliberately says nothing more.
@@ -175,6 +177,7 @@ impl Purpose {
             Self::LoginState => b"login state",
             Self::LoginCookie => b"login cookie",
             Self::LogoutState => b"logout state",
+            Self::SessionMeta => b"session meta",
         }
     }
 }

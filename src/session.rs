@@ -16,7 +16,10 @@ use crate::secret::{AccessToken, IdToken, RefreshToken};
 mod cache;
 mod changes;
 mod id;
+mod index;
 mod memory;
+mod meta;
+mod orphans;
 mod record;
 mod redis;
 mod seen;
@@ -28,7 +31,10 @@ mod tests;
 
 pub use self::changes::Changed;
 pub use self::id::{RecordKey, SessionId};
-pub use self::sessions::Sessions;
+pub use self::index::{Ended, Whose};
+pub use self::meta::{Listed, Meta};
+pub use self::orphans::Orphan;
+pub use self::sessions::{Fleet, Sessions, Walk};
 
 /// A signed-in user at one browser. Immutable: a refresh makes a new one with the next generation.
 /// Its `Debug` leaves out who it is: names and addresses do not belong in logs.

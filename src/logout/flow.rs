@@ -145,7 +145,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
         }
     }
 
-    async fn end_session_url(
+    pub(super) async fn end_session_url(
         &self,
         provider: &P,
         origin: &model::Origin,
@@ -182,4 +182,4 @@ impl<P: Idp, S: Store> Flow<P, S> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

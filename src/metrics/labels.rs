@@ -86,6 +86,12 @@ label! {
         RpInitiated = "rp_initiated",
         /// `logout/local`.
         Local = "local",
+        /// The provider said so, from server to server.
+        BackChannel = "back_channel",
+        /// The provider said so, in a frame of the browser's.
+        FrontChannel = "front_channel",
+        /// `daypass sessions revoke`.
+        Operator = "operator",
     }
 }
 
@@ -94,6 +100,8 @@ label! {
     SessionEnd {
         /// Logged out.
         Logout = "logout",
+        /// Ended by an operator.
+        Revoked = "revoked",
         /// The provider rejected the refresh token.
         RefreshRejected = "refresh_rejected",
         /// Its lifetime is over.
@@ -222,6 +230,14 @@ label! {
         Lease = "lease",
         /// Is it there?
         Ping = "ping",
+        /// Add to, read or trim an index of sessions.
+        Index = "index",
+        /// Remember, or look up, what a logout token said.
+        Told = "told",
+        /// Ask whether an ended session's tokens are to be revoked.
+        Orphan = "orphan",
+        /// Go through all sessions.
+        Scan = "scan",
     }
 }
 

@@ -41,6 +41,17 @@ impl Provider {
     ) -> Result<(Claims, Algorithm), IdTokenError> {
         // Step 1: decryption. We ask for no encryption and refuse what is encrypted (OIDC-14).
         let token = Jws::parse(token).map_err(IdTokenError::Refused)?;
+        self.verify(&token, metadata).await?;
+        let claims = token.claims().map_err(IdTokenError::Refused)?;
+        Ok((claims, token.algorithm))
+    }
+
+    /// Algorithm and signature.
+    pub(super) async fn verify(
+        &self,
+        token: &Jws<'_>,
+        metadata: &Metadata,
+    ) -> Result<(), IdTokenError> {
         // Steps 7 and 8: the algorithm is one of ours and one the provider says it uses; `none` and HMAC are never
         // (OIDC-05, JWT-01).
         let told = metadata.id_token_algorithms.as_ref().is_none_or(|names| {
@@ -52,9 +63,7 @@ impl Provider {
             return Err(IdTokenError::Refused("its algorithm is not allowed"));
         }
         // Step 6: the signature, although the code flow would let TLS stand in for it (OIDC-04).
-        self.check_signature(&metadata.jwks_uri, &token).await?;
-        let claims = token.claims().map_err(IdTokenError::Refused)?;
-        Ok((claims, token.algorithm))
+        self.check_signature(&metadata.jwks_uri, token).await
     }
 }
 
@@ -84,18 +93,7 @@ fn check(
 
 /// Who issued it, for whom, about whom.
 fn check_parties(claims: &Claims, context: &Context<'_>) -> Result<(), &'static str> {
-    // Step 2: byte for byte (OIDC-01).
-    if claims.get("iss").and_then(Value::as_str) != Some(context.issuer) {
-        return Err("`iss` is not the provider");
-    }
-    // Step 3: for us, and for nobody else, since we trust no other audience (OIDC-02).
-    let audience = audience(claims).ok_or("`aud` is missing or malformed")?;
-    if !audience.contains(&context.client_id) {
-        return Err("`aud` does not name us");
-    }
-    if audience.iter().any(|one| *one != context.client_id) {
-        return Err("`aud` names others beside us");
-    }
+    check_addressee(claims, context.issuer, context.client_id)?;
     // Steps 4 and 5 (OIDC-03).
     if claims
         .get("azp")
@@ -105,7 +103,7 @@ fn check_parties(claims: &Claims, context: &Context<'_>) -> Result<(), &'static 
     }
     // OIDC Core §2 (OIDC-11).
     let subject = claims.get("sub").and_then(Value::as_str);
-    if !subject.is_some_and(|sub| !sub.is_empty() && sub.len() <= 255 && sub.is_ascii()) {
+    if !subject.is_some_and(is_subject) {
         return Err("`sub` is missing or malformed");
     }
     // A logout token is no ID token (JWT-05, Back-Channel Logout §2.4).
@@ -115,8 +113,34 @@ fn check_parties(claims: &Claims, context: &Context<'_>) -> Result<(), &'static 
     Ok(())
 }
 
+/// Who issued it, and for whom.
+pub(super) fn check_addressee(
+    claims: &Claims,
+    issuer: &str,
+    client_id: &str,
+) -> Result<(), &'static str> {
+    // Step 2: byte for byte (OIDC-01).
+    if claims.get("iss").and_then(Value::as_str) != Some(issuer) {
+        return Err("`iss` is not the provider");
+    }
+    // Step 3: for us, and for nobody else, since we trust no other audience (OIDC-02).
+    let audience = audience(claims).ok_or("`aud` is missing or malformed")?;
+    if !audience.contains(&client_id) {
+        return Err("`aud` does not name us");
+    }
+    if audience.iter().any(|one| *one != client_id) {
+        return Err("`aud` names others beside us");
+    }
+    Ok(())
+}
+
+/// OIDC Core §2.
+pub(super) fn is_subject(sub: &str) -> bool {
+    !sub.is_empty() && sub.len() <= 255 && sub.is_ascii()
+}
+
 /// When it was issued, and until when it is good; clocks may differ by [`SKEW`] (OIDC-06).
-fn check_times(
+pub(super) fn check_times(
     claims: &Claims,
     now: Timestamp,
     max_age: Option<Duration>,

@@ -29,6 +29,18 @@ impl<'a> Jws<'a> {
     ///
     /// The error names the rule that was broken.
     pub(super) fn parse(token: &'a str) -> Result<Self, &'static str> {
+        Self::parse_typed(token, |typ| is_type(typ, "jwt"))
+    }
+
+    /// Parses a token whose `typ` is absent, `logout+jwt` (Back-Channel Logout §2.4), or the plain `JWT` of providers that
+    /// type none of their tokens.
+    pub(super) fn parse_logout(token: &'a str) -> Result<Self, &'static str> {
+        Self::parse_typed(token, |typ| {
+            is_type(typ, "logout+jwt") || is_type(typ, "jwt")
+        })
+    }
+
+    fn parse_typed(token: &'a str, good: impl Fn(&str) -> bool) -> Result<Self, &'static str> {
         if token.len() > MAX_TOKEN {
             return Err("it is too large");
         }
@@ -48,8 +60,8 @@ impl<'a> Jws<'a> {
             // We understand no extension (JWT-02, RFC 7515 §4.1.11).
             return Err("its header has critical extensions");
         }
-        if header.typ.as_deref().is_some_and(|typ| !is_plain_jwt(typ)) {
-            return Err("its type is not JWT");
+        if header.typ.as_deref().is_some_and(|typ| !good(typ)) {
+            return Err("its type is another");
         }
         let algorithm = algorithm(&header.alg).ok_or("its algorithm is not allowed")?;
         let payload = URL_SAFE_NO_PAD
@@ -70,10 +82,14 @@ impl<'a> Jws<'a> {
             .unwrap_or(false)
     }
 
+    /// The claims.
+    pub(super) fn all_claims(&self) -> Result<Claims, &'static str> {
+        serde_json::from_slice(&self.payload).map_err(|_| "its claims cannot be read")
+    }
+
     /// The claims, without those that are `null` (OIDC-18).
     pub(super) fn claims(&self) -> Result<Claims, &'static str> {
-        let mut claims: Claims =
-            serde_json::from_slice(&self.payload).map_err(|_| "its claims cannot be read")?;
+        let mut claims = self.all_claims()?;
         claims.retain(|_, value| !value.is_null());
         Ok(claims)
     }
@@ -129,12 +145,12 @@ struct Header {
 }
 
 /// Media types compare without case, and `application/` may be left out (RFC 7515 §4.1.9).
-fn is_plain_jwt(typ: &str) -> bool {
+fn is_type(typ: &str, wanted: &str) -> bool {
     let short = match typ.split_once('/') {
         Some((main, sub)) if main.eq_ignore_ascii_case("application") => sub,
         _ => typ,
     };
-    short.eq_ignore_ascii_case("jwt")
+    short.eq_ignore_ascii_case(wanted)
 }
 
 const MAX_TOKEN: usize = 64 * 1024;

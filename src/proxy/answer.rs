@@ -123,6 +123,35 @@ impl Answer {
         answer
     }
 
+    /// The answer to a front-channel logout, which these origins may show in a frame, and no other.
+    pub(super) fn framed(by: &[String]) -> Self {
+        let ancestors = if by.is_empty() {
+            "'none'".to_owned()
+        } else {
+            by.join(" ")
+        };
+        let csp = format!("default-src 'none'; base-uri 'none'; frame-ancestors {ancestors}");
+        let csp = HeaderValue::try_from(csp).unwrap_or(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+        let mut answer = Self::empty(StatusCode::OK)
+            .with(header::CONTENT_SECURITY_POLICY, csp)
+            .with(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/html; charset=utf-8"),
+            )
+            .with(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            )
+            .with(
+                header::REFERRER_POLICY,
+                HeaderValue::from_static("no-referrer"),
+            );
+        answer.body = Bytes::from_static(b"<!doctype html><title>Signed out</title>");
+        answer
+    }
+
     /// Sets a header in place of the one there is.
     #[must_use]
     pub(super) fn with_instead(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -27,7 +27,9 @@ use super::events::Events;
 use super::live::Live;
 use super::refusal::{Refusal, SOON};
 use super::respond;
-use super::told;
+use super::session_json;
+
+mod told;
 
 /// Largest form: an authorization response or a logout.
 const FORM: usize = 64 * 1024;
@@ -55,6 +57,10 @@ pub(super) enum Endpoint {
     LogoutCallback,
     /// `logout/local`
     LogoutLocal,
+    /// `logout/backchannel`
+    BackChannel,
+    /// `logout/frontchannel`
+    FrontChannel,
     /// `session`
     Session,
     /// `session/refresh`
@@ -78,6 +84,8 @@ impl Endpoint {
             "logout" => Self::Logout,
             "logout/callback" => Self::LogoutCallback,
             "logout/local" => Self::LogoutLocal,
+            "logout/backchannel" => Self::BackChannel,
+            "logout/frontchannel" => Self::FrontChannel,
             "session" => Self::Session,
             "session/refresh" => Self::SessionRefresh,
             "session/events" => Self::SessionEvents,
@@ -93,9 +101,10 @@ impl Endpoint {
     fn allows(&self) -> &'static str {
         match self {
             Self::Callback(_) | Self::Logout => "GET, POST",
-            Self::LogoutLocal | Self::SessionRefresh => "POST",
+            Self::LogoutLocal | Self::BackChannel | Self::SessionRefresh => "POST",
             Self::Login
             | Self::LogoutCallback
+            | Self::FrontChannel
             | Self::Session
             | Self::SessionEvents
             | Self::Unknown => "GET",
@@ -140,6 +149,9 @@ impl Endpoints<'_> {
         let form = if head.method == Method::POST {
             match read_form(exchange).await? {
                 Some(form) => form,
+                None if endpoint == Endpoint::BackChannel => {
+                    return Ok(self.back_channel(&head, None).await);
+                }
                 None => return Ok(self.refuse(&head, &Refusal::BodyTooLarge)),
             }
         } else {
@@ -158,6 +170,8 @@ impl Endpoints<'_> {
             Endpoint::Logout => self.logout(&head, &form).await,
             Endpoint::LogoutCallback => self.logout_callback(&head),
             Endpoint::LogoutLocal => self.logout_local(&head).await,
+            Endpoint::BackChannel => self.back_channel(&head, Some(&form)).await,
+            Endpoint::FrontChannel => self.front_channel(&head).await,
             Endpoint::Session => self.session(&head).await,
             Endpoint::SessionRefresh => self.session_refresh(&head).await,
             Endpoint::SessionEvents => self.session_events(&head).await,
@@ -428,7 +442,7 @@ impl Endpoints<'_> {
     /// What a page may know of its session; never a token (PRODUCT contract §3).
     fn tell(self, found: &Found) -> Answer {
         self.ctx.decision = "own";
-        let body = told::session(self.config(), found, self.clock.now());
+        let body = session_json::session(self.config(), found, self.clock.now());
         self.ctx.session = Some(found.session.clone());
         Answer::json(StatusCode::OK, "application/json", body.to_string())
     }
@@ -488,6 +502,9 @@ mod tests {
             ("/oauth2/callback/", Some(Endpoint::Unknown)),
             ("/oauth2/callback/a/b", Some(Endpoint::Unknown)),
             ("/oauth2/session/refresh", Some(Endpoint::SessionRefresh)),
+            ("/oauth2/logout/backchannel", Some(Endpoint::BackChannel)),
+            ("/oauth2/logout/backchannel/acme", Some(Endpoint::Unknown)),
+            ("/oauth2/logout/frontchannel", Some(Endpoint::FrontChannel)),
             ("/oauth2/session/events", Some(Endpoint::SessionEvents)),
             ("/oauth2/session/events/x", Some(Endpoint::Unknown)),
             ("/oauth2", Some(Endpoint::Unknown)),

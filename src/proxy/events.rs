@@ -193,7 +193,7 @@ impl Events {
                 Kind::Expiring => "expiring",
                 Kind::Refreshed => "refreshed",
             };
-            let data = super::told::session(&self.config, &self.found, now);
+            let data = super::session_json::session(&self.config, &self.found, now);
             let id = self.feed.id();
             // JSON has no line breaks of its own.
             let _ = write!(text, "event: {name}\nid: {id}\ndata: {data}\n\n");

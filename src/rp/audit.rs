@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ring::digest;
 
 use crate::metrics::{LoginResult, LogoutKind};
-use crate::session::{Session, SessionId};
+use crate::session::{Ended, Orphan, Session, SessionId};
 
 /// Names a subject in logs: the first 16 hex digits of SHA-256 over issuer and subject. It correlates lines; it is no
 /// shield for subjects that can be guessed.
@@ -68,6 +68,46 @@ pub(crate) fn signed_out(kind: LogoutKind, id: &SessionId, session: &Session) {
         subject.hash = subject_hash(&session.issuer, &session.subject),
         session = id.record_key().short(),
         "logged out"
+    );
+}
+
+/// A session was ended without its cookie.
+pub(crate) fn ended(kind: LogoutKind, ended: &Ended) {
+    let meta = ended.meta.as_ref();
+    tracing::info!(
+        target: "audit",
+        event = "logout",
+        kind = kind.label(),
+        provider = meta.map(|meta| &*meta.provider),
+        subject.hash = meta.map(|meta| subject_hash(&meta.issuer, &meta.subject)),
+        session = ended.key.short(),
+        "logged out"
+    );
+}
+
+/// A session that this process held was ended elsewhere, where nobody wrote it down.
+pub fn orphaned(orphan: &Orphan) {
+    let session = &orphan.session;
+    tracing::info!(
+        target: "audit",
+        event = "logout",
+        kind = orphan.kind.label(),
+        provider = &*session.provider,
+        subject.hash = subject_hash(&session.issuer, &session.subject),
+        session = orphan.key.short(),
+        "logged out"
+    );
+}
+
+/// A back-channel logout was refused, or could not be done.
+pub(crate) fn back_channel_refused(reason: &dyn std::fmt::Display) {
+    tracing::warn!(
+        target: "audit",
+        event = "logout",
+        kind = LogoutKind::BackChannel.label(),
+        result = "refused",
+        reason = %reason,
+        "back-channel logout not done"
     );
 }
 

@@ -1,6 +1,6 @@
 //! Stands in for a provider and a session store in the tests of login and logout.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,15 +14,16 @@ use url::Url;
 use super::port::{Idp, Store};
 use crate::clock::Timestamp;
 use crate::config::model;
+use crate::metrics::LogoutKind;
 use crate::oidc::{
     Acted, AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter,
-    Revocable, TokenResponse,
+    LogoutToken, LogoutTokenError, Revocable, TokenResponse,
 };
 use crate::seal::KeyRing;
 use crate::secret::{
     AccessToken, AuthorizationCode, CodeVerifier, IdToken, RefreshToken, SealingKey,
 };
-use crate::session::{Found, Gone, Lookup, Session, SessionId, StoreError};
+use crate::session::{Ended, Found, Gone, Lookup, Meta, Session, SessionId, StoreError, Whose};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -113,6 +114,7 @@ pub(crate) struct FakeIdp {
     pub(crate) no_end_session: AtomicBool,
     pub(crate) token: Mutex<fn() -> Result<TokenResponse, CallError>>,
     pub(crate) id_token: Mutex<fn() -> Result<Value, IdTokenError>>,
+    pub(crate) logout_token: Mutex<fn() -> Result<LogoutToken, LogoutTokenError>>,
     pub(crate) userinfo: Mutex<fn() -> Result<Value, CallError>>,
     pub(crate) revocation: Mutex<fn() -> Result<(), CallError>>,
     /// One line per call, in order.
@@ -130,6 +132,17 @@ pub(crate) fn tokens() -> TokenResponse {
         id_token: Some(IdToken::new("id")),
         scope: None,
         refresh_expires_in: None,
+    }
+}
+
+/// Ends the provider's session `s1` of jane.
+pub(crate) fn logout_token() -> LogoutToken {
+    LogoutToken {
+        subject: Some("jane".into()),
+        sid: Some("s1".into()),
+        id: "token-1".into(),
+        issued_at: NOW,
+        good_until: NOW.plus(Duration::from_secs(180)),
     }
 }
 
@@ -156,6 +169,7 @@ impl FakeIdp {
             no_end_session: AtomicBool::new(false),
             token: Mutex::new(|| Ok(tokens())),
             id_token: Mutex::new(|| Ok(json!({"sub": "jane", "sid": "s1", "name": "Jane"}))),
+            logout_token: Mutex::new(|| Ok(logout_token())),
             userinfo: Mutex::new(|| Ok(json!({}))),
             revocation: Mutex::new(|| Ok(())),
             calls: Mutex::default(),
@@ -234,6 +248,11 @@ impl Idp for FakeIdp {
         (self.id_token.lock())().map(object)
     }
 
+    async fn verify_logout_token(&self, _: &str) -> Result<LogoutToken, LogoutTokenError> {
+        self.note("verify_logout".into())?;
+        (self.logout_token.lock())()
+    }
+
     async fn userinfo(&self, _: &AccessToken, subject: &str) -> Result<Claims, CallError> {
         self.note(format!("userinfo {subject}"))?;
         (self.userinfo.lock())().map(object)
@@ -274,6 +293,9 @@ pub(crate) struct FakeStore(Arc<FakeStoreState>);
 struct FakeStoreState {
     down: AtomicBool,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
+    used: Mutex<HashSet<(String, String)>>,
+    /// `sid`s that were ended at the provider.
+    forbidden: Mutex<Vec<String>>,
 }
 
 impl FakeStore {
@@ -283,6 +305,10 @@ impl FakeStore {
 
     pub(crate) fn get(&self, id: &SessionId) -> Option<Arc<Session>> {
         self.0.sessions.lock().get(id.expose()).cloned()
+    }
+
+    pub(crate) fn forbidden(&self) -> Vec<String> {
+        self.0.forbidden.lock().clone()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -326,6 +352,46 @@ impl Store for FakeStore {
     async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
         self.up()?;
         Ok(self.0.sessions.lock().remove(id.expose()))
+    }
+
+    async fn end_all(
+        &self,
+        whose: Whose<'_>,
+        _: LogoutKind,
+        _: bool,
+        ended: &mut (dyn FnMut(&Ended) + Send),
+    ) -> Result<(), StoreError> {
+        self.up()?;
+        self.0.sessions.lock().retain(|id, session| {
+            let meta = Meta::of(session);
+            let stays = !whose.fits(&meta);
+            if !stays {
+                let id = SessionId::parse(id).unwrap();
+                let (key, meta) = (id.record_key(), Some(meta));
+                ended(&Ended { key, meta });
+            }
+            stays
+        });
+        Ok(())
+    }
+
+    async fn forbid(&self, whose: Whose<'_>, _: Timestamp) -> Result<(), StoreError> {
+        self.up()?;
+        let sid = whose.sid.unwrap_or_default().to_owned();
+        self.0.forbidden.lock().push(sid);
+        Ok(())
+    }
+
+    async fn used(&self, issuer: &str, jti: &str) -> Result<bool, StoreError> {
+        self.up()?;
+        let token = (issuer.to_owned(), jti.to_owned());
+        Ok(self.0.used.lock().contains(&token))
+    }
+
+    async fn use_up(&self, issuer: &str, jti: &str, _: Duration) -> Result<bool, StoreError> {
+        self.up()?;
+        let token = (issuer.to_owned(), jti.to_owned());
+        Ok(self.0.used.lock().insert(token))
     }
 }
 

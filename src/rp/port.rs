@@ -1,17 +1,20 @@
 //! Names what login and logout need of providers and sessions, so that their rules can be tested without either.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
+use crate::clock::Timestamp;
 use crate::config::model;
+use crate::metrics::LogoutKind;
 use crate::oidc::{
-    AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter, Provider,
-    Revocable, TokenResponse,
+    AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter, LogoutToken,
+    LogoutTokenError, Provider, Revocable, TokenResponse,
 };
 use crate::seal::KeyRing;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken};
-use crate::session::{Lookup, Session, SessionId, Sessions, StoreError};
+use crate::session::{Ended, Lookup, Session, SessionId, Sessions, StoreError, Whose};
 
 /// A provider, as login and logout see it. Meaning and errors: [`Provider`].
 pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
@@ -32,6 +35,10 @@ pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
         token: &IdToken,
         expect: &Expectations<'_>,
     ) -> impl Future<Output = Result<Claims, IdTokenError>> + Send;
+    fn verify_logout_token(
+        &self,
+        token: &str,
+    ) -> impl Future<Output = Result<LogoutToken, LogoutTokenError>> + Send;
     fn userinfo(
         &self,
         token: &AccessToken,
@@ -58,6 +65,29 @@ pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
         &self,
         id: &SessionId,
     ) -> impl Future<Output = Result<Option<Arc<Session>>, StoreError>> + Send;
+    fn end_all(
+        &self,
+        whose: Whose<'_>,
+        kind: LogoutKind,
+        revoke: bool,
+        ended: &mut (dyn FnMut(&Ended) + Send),
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn forbid(
+        &self,
+        whose: Whose<'_>,
+        issued_at: Timestamp,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn used(
+        &self,
+        issuer: &str,
+        jti: &str,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn use_up(
+        &self,
+        issuer: &str,
+        jti: &str,
+        keep: Duration,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
 impl Idp for Provider {
@@ -93,6 +123,10 @@ impl Idp for Provider {
         Self::verify_id_token(self, token, expect).await
     }
 
+    async fn verify_logout_token(&self, token: &str) -> Result<LogoutToken, LogoutTokenError> {
+        Self::verify_logout_token(self, token).await
+    }
+
     async fn userinfo(&self, token: &AccessToken, subject: &str) -> Result<Claims, CallError> {
         Self::userinfo(self, token, subject).await
     }
@@ -126,5 +160,27 @@ impl Store for Sessions {
 
     async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
         Self::delete(self, id).await
+    }
+
+    async fn end_all(
+        &self,
+        whose: Whose<'_>,
+        kind: LogoutKind,
+        revoke: bool,
+        ended: &mut (dyn FnMut(&Ended) + Send),
+    ) -> Result<(), StoreError> {
+        Self::end_all(self, whose, kind, revoke, ended).await
+    }
+
+    async fn forbid(&self, whose: Whose<'_>, issued_at: Timestamp) -> Result<(), StoreError> {
+        Self::forbid(self, whose, issued_at).await
+    }
+
+    async fn used(&self, issuer: &str, jti: &str) -> Result<bool, StoreError> {
+        Self::used(self, issuer, jti).await
+    }
+
+    async fn use_up(&self, issuer: &str, jti: &str, keep: Duration) -> Result<bool, StoreError> {
+        Self::use_up(self, issuer, jti, keep).await
     }
 }

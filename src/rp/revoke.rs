@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::port::Idp;
-use crate::oidc::{CallError, Revocable};
+use crate::oidc::{CallError, Provider, Revocable};
 use crate::session::Tokens;
 
 /// Revokes tokens in the background. Cheap to clone: one for the process, which outlives reloads, so that a drain waits for
@@ -39,6 +39,19 @@ impl Revoker {
             );
             return;
         };
+        Self::start(permit, provider, tokens);
+    }
+
+    /// As [`revoke`](Self::revoke), but waits until there is room: for many at once, which nobody waits for.
+    pub async fn revoke_in_turn(&self, provider: &Arc<Provider>, tokens: Arc<Tokens>) {
+        // Fails only when the semaphore is closed, which it never is.
+        if let Ok(permit) = Arc::clone(&self.0).acquire_owned().await {
+            Self::start(permit, provider, tokens);
+        }
+    }
+
+    fn start<P: Idp>(permit: OwnedSemaphorePermit, provider: &Arc<P>, tokens: Arc<Tokens>) {
+        let name = Arc::clone(&provider.config().name);
         let provider = Arc::clone(provider);
         // Owned by its permit: `drained` waits for it, and the deadline ends it.
         tokio::spawn(async move {

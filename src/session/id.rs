@@ -87,9 +87,9 @@ impl RecordKey {
         format!("{shown:012x}")
     }
 
-    /// From the hash itself.
-    pub(super) fn from_bytes(hash: &[u8]) -> Option<Self> {
-        Some(Self(hash.try_into().ok()?))
+    /// As the store gave it back; `None` for anything of another length.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 
     /// The whole hash.

@@ -11,15 +11,23 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+use self::index::{Index, Told};
+use super::index::Whose;
 use super::seen::{Last, Seen};
 use super::{
-    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Owner, RecordKey, Session, Tokens,
+    CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session,
+    Tokens,
 };
 use crate::clock::Timestamp;
+
+mod index;
 
 /// Sessions in this process.
 pub(super) struct Memory {
     entries: Cache<RecordKey, Arc<Entry>>,
+    index: Index,
+    /// What providers said of late.
+    pub(super) told: Told,
     next_purge: AtomicI64,
 }
 
@@ -54,6 +62,8 @@ impl Memory {
     pub(super) fn new(entries: usize) -> Self {
         Self {
             entries: Cache::new(entries.max(1)),
+            index: Index::default(),
+            told: Told::default(),
             next_purge: AtomicI64::new(0),
         }
     }
@@ -99,6 +109,12 @@ impl Memory {
         seen: &Seen,
     ) {
         self.purge(now, idle, seen);
+        // Before the entry: a dangling member does no harm, a session that nobody finds would.
+        let limit = usize::try_from(self.entries.capacity()).unwrap_or(usize::MAX);
+        self.index
+            .add(key, &session, limit.saturating_mul(4), |member| {
+                self.entries.peek(member).is_some()
+            });
         let entry = Entry {
             session: ArcSwapOption::from_pointee(session),
             last_used: AtomicI64::new(now.as_millis()),
@@ -115,9 +131,23 @@ impl Memory {
         let (_, entry) = self.entries.remove(&key)?;
         let mut turn = entry.turn.lock();
         let session = entry.session.swap(None)?;
+        self.index.remove(key, &session);
         seen.gone(key, Gone::Revoked);
         // What is parked is newer: the tokens to revoke.
         Some(turn.parked.take().map_or(session, |(_, parked)| parked))
+    }
+
+    /// Sessions that are meant by `whose`.
+    pub(super) fn find(&self, whose: &Whose<'_>) -> Vec<RecordKey> {
+        let Some(index) = whose.index() else {
+            return Vec::new();
+        };
+        let mut found = self.index.members(&index);
+        found.retain(|key| {
+            let session = self.entries.peek(key).and_then(|e| e.session.load_full());
+            session.is_some_and(|session| whose.fits(&Meta::of(&session)))
+        });
+        found
     }
 
     pub(super) fn lease(
@@ -283,6 +313,7 @@ impl Memory {
             Change::Delete => {
                 entry.session.store(None);
                 self.entries.remove_if(&key, |e| Arc::ptr_eq(e, &entry));
+                self.index.remove(key, &session);
             }
         }
         Some(answer)
@@ -290,8 +321,9 @@ impl Memory {
 
     fn remove_dead(&self, key: RecordKey, entry: &Arc<Entry>, why: Gone, seen: &Seen) {
         let _turn = entry.turn.lock();
-        if entry.session.swap(None).is_some() {
+        if let Some(session) = entry.session.swap(None) {
             self.entries.remove_if(&key, |e| Arc::ptr_eq(e, entry));
+            self.index.remove(key, &session);
             seen.ended(key, why);
         }
     }
@@ -323,11 +355,19 @@ impl Memory {
         for (key, entry, why) in dead {
             self.remove_dead(key, &entry, why, seen);
         }
+        // The store drops the least used without a word when it is full.
+        self.index.sweep(|key| self.entries.peek(key).is_some());
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Members of all index sets.
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        self.index.len()
     }
 }
 

@@ -13,19 +13,21 @@ use redis::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(super) use self::fleet::{Cursor, Page};
 use self::link::{Command, Link, LinkError};
 use self::node::Node;
 use self::scripts::Scripts;
 use self::tracking::{Listeners, Tracked, Tracker};
 use super::{
-    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Owner, RecordKey, Session, SessionId, StoreError,
-    Tokens, record,
+    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session, SessionId,
+    StoreError, Tokens, record,
 };
 use crate::clock::Timestamp;
 use crate::config::model;
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::seal::{KeyRing, Purpose};
 
+mod fleet;
 mod link;
 mod node;
 mod scripts;
@@ -92,7 +94,8 @@ impl Redis {
         let tracked = Tracked {
             masters: self.masters.subscribe(),
             redials: self.link.dialled(),
-            prefix: format!("{}s:", self.prefix),
+            records: format!("{}s:", self.prefix),
+            marks: format!("{}r:", self.prefix),
             suspect: self.link.suspect(),
         };
         Tracker::new(tracked, listeners)
@@ -153,7 +156,8 @@ impl Redis {
         script
             .arg(seal(id, keys, session))
             .arg(session.generation)
-            .arg(millis(ttl));
+            .arg(millis(ttl))
+            .arg(Meta::of(session).seal(keys, id.record_key()));
         self.run(StoreOp::Create, &script).await.map(drop)
     }
 

@@ -9,10 +9,11 @@ use tokio::sync::Semaphore;
 use self::cached::Cached;
 use super::changes::{Changed, Changes};
 use super::memory::Memory;
+use super::orphans::Orphans;
 use super::redis::wanted_ttl;
 use super::seen::{Last, Seen};
 use super::{
-    CommitAnswer, EndAnswer, Gone, Lease, LeaseAnswer, Lookup, RecordKey, Session, SessionId,
+    CommitAnswer, EndAnswer, Gone, Lease, LeaseAnswer, Lookup, Meta, RecordKey, Session, SessionId,
     StoreError, Tokens,
 };
 use crate::clock::{SharedClock, Timestamp};
@@ -22,6 +23,9 @@ use crate::seal::KeyRing;
 use crate::secret::SealingKey;
 
 mod cached;
+mod fleet;
+
+pub use self::fleet::{Fleet, Walk};
 
 /// Sessions of this deployment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,6 +37,7 @@ struct Inner {
     settings: ArcSwap<Settings>,
     seen: Arc<Seen>,
     changes: Changes,
+    orphans: Arc<Orphans>,
     clock: SharedClock,
     lease: Duration,
     touches: Arc<Semaphore>,
@@ -77,6 +82,7 @@ impl Sessions {
     ) -> Result<Self, String> {
         let seen = Arc::new(Seen::new(Arc::clone(&metrics)));
         let changes = Changes::default();
+        let orphans = Arc::new(Orphans::default());
         let store = match &config.store {
             model::Store::Memory { entries } => {
                 metrics.store_connected.set(1);
@@ -87,6 +93,7 @@ impl Sessions {
                 config.cache_entries,
                 changes.clone(),
                 Arc::clone(&seen),
+                Arc::clone(&orphans),
                 metrics,
             )?)),
         };
@@ -95,6 +102,7 @@ impl Sessions {
             settings: ArcSwap::from_pointee(Settings::new(config, None)),
             seen,
             changes,
+            orphans,
             clock,
             lease,
             touches: Arc::new(Semaphore::new(CONCURRENT_TOUCHES)),
@@ -153,7 +161,8 @@ impl Sessions {
         self.find(id, false).await
     }
 
-    /// Stores a new session under a fresh id.
+    /// Stores a new session under a fresh id. The id leads nowhere when the provider has logged the user out while the
+    /// login was under way.
     ///
     /// # Errors
     /// [`StoreError`]; then there is no session.
@@ -164,9 +173,11 @@ impl Sessions {
         let settings = self.0.settings.load_full();
         match &self.0.store {
             Store::Memory(memory) => {
-                memory.create(key, session, now, settings.idle, &self.0.seen);
+                memory.create(key, session.clone(), now, settings.idle, &self.0.seen);
             }
             Store::Redis(cached) => {
+                // First: a session that no logout finds must not be.
+                self.index(&cached.redis, key, &session).await?;
                 let ttl = wanted_ttl(session.expires_at, settings.idle, now);
                 cached
                     .redis
@@ -175,6 +186,7 @@ impl Sessions {
                 self.met(key, &session, settings.idle.map(|idle| now.plus(idle)));
             }
         }
+        self.end_if_over(&id, &session).await?;
         Ok(id)
     }
 
@@ -189,8 +201,9 @@ impl Sessions {
             Store::Redis(cached) => {
                 let _forget = cached.forgetting(key, &self.0.changes);
                 let deleted = cached.redis.delete(id, &self.keys()).await?;
-                if deleted.is_some() {
+                if let Some(session) = &deleted {
                     self.0.seen.gone(key, Gone::Revoked);
+                    self.unindex(key, Meta::of(session));
                 }
                 deleted
             }
@@ -297,6 +310,9 @@ impl Sessions {
         };
         if matches!(answer, EndAnswer::Ended) {
             self.0.seen.gone(id.record_key(), Gone::Revoked);
+            if let Store::Redis(_) = &self.0.store {
+                self.unindex(id.record_key(), Meta::of(&lease.session));
+            }
         }
         self.0.changes.wake(id.record_key());
         Ok(answer)
@@ -344,6 +360,15 @@ impl Sessions {
 
     fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// Members of the memory store's index sets; none of Redis.
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        match &self.0.store {
+            Store::Memory(memory) => memory.indexed(),
+            Store::Redis(_) => 0,
+        }
     }
 
     /// Sessions in this process.

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 mod cached;
 mod conformance;
 mod connections;
+mod fleet;
 mod outages;
 mod redis;
 mod twins;

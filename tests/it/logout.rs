@@ -1,5 +1,9 @@
 //! Signs out, here and at the provider.
 
+mod real;
+mod replicas;
+mod told;
+
 use std::time::{Duration, Instant};
 
 use daypass_testbed::client::{Call, Client, Form, Response};

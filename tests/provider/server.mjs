@@ -31,6 +31,14 @@ const client = {
   token_endpoint_auth_method: authMethod,
   id_token_signed_response_alg: env('ID_TOKEN_ALG', 'RS256'),
 };
+const backchannelLogoutUri = env('BACKCHANNEL_LOGOUT_URI');
+if (backchannelLogoutUri) {
+  // With `session_required` the ID token carries `sid`, and so does the logout token.
+  Object.assign(client, {
+    backchannel_logout_uri: backchannelLogoutUri,
+    backchannel_logout_session_required: env('BACKCHANNEL_BY_SUBJECT') !== '1',
+  });
+}
 if (authMethod.startsWith('client_secret')) client.client_secret = env('CLIENT_SECRET', 'test-only-secret');
 if (authMethod === 'private_key_jwt') client.jwks = { keys: [JSON.parse(env('CLIENT_JWK'))] };
 
@@ -53,6 +61,7 @@ const provider = new Provider(issuer, {
   features: {
     devInteractions: { enabled: true },
     revocation: { enabled: true },
+    backchannelLogout: { enabled: true },
     introspection: { enabled: true },
     pushedAuthorizationRequests: {
       enabled: env('PAR', 'on') !== 'off',
@@ -69,6 +78,8 @@ const provider = new Provider(issuer, {
       email_verified: true,
     }),
   }),
+  // The library calls nobody on loopback; here daypass is.
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   pkce: { required: () => true },
   rotateRefreshToken: true,
   // By default a refresh token takes `offline_access` and `prompt=consent`; most providers in use are not so strict.
@@ -87,6 +98,7 @@ const provider = new Provider(issuer, {
 const watched = [
   'authorization.success', 'authorization.error', 'grant.success', 'grant.error', 'grant.revoked',
   'refresh_token.consumed', 'end_session.success', 'end_session.error', 'revocation.error',
+  'backchannel.success', 'backchannel.error',
   'pushed_authorization_request.success', 'pushed_authorization_request.error', 'userinfo.error', 'server_error',
 ];
 for (const event of watched) {

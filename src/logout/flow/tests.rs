@@ -7,15 +7,15 @@ use crate::clock::ManualClock;
 use crate::oidc::CallError;
 use crate::rp::fakes::{self, FakeIdp, FakeStore, NOW};
 
-struct World {
-    flow: Flow<FakeIdp, FakeStore>,
+pub(in crate::logout) struct World {
+    pub(in crate::logout) flow: Flow<FakeIdp, FakeStore>,
     clock: Arc<ManualClock>,
-    idp: Arc<FakeIdp>,
-    store: FakeStore,
-    origin: model::Origin,
+    pub(in crate::logout) idp: Arc<FakeIdp>,
+    pub(in crate::logout) store: FakeStore,
+    pub(in crate::logout) origin: model::Origin,
 }
 
-fn world(names: &[&str]) -> World {
+pub(in crate::logout) fn world(names: &[&str]) -> World {
     let models: Vec<_> = names.iter().map(|name| fakes::provider(name)).collect();
     let config = fakes::config(models.iter().cloned().map(Arc::new).collect());
     let providers: Vec<_> = models.into_iter().map(FakeIdp::new).collect();

@@ -4,6 +4,7 @@
 //! empty, is a sealed next generation that is parked: its owner `o` lost the lease, and whether it counts depends on what
 //! the present holder hears. A lease is a string: `h` and the owner while a refresh is under way, `c` while everyone
 //! pauses after a failed one.
+//! `m` is what an operator may see of the session, sealed under the configured keys only.
 //! No script ever creates a record but `create`, so that none can bring back what a logout deleted; and each may be
 //! run twice with the same arguments, because an answer can get lost with its connection.
 //! Every answer is `{tag, payload}`.
@@ -13,7 +14,7 @@ use redis::Script;
 /// The scripts, hashed once.
 #[derive(Debug)]
 pub(super) struct Scripts {
-    /// `KEYS` record; `ARGV` data, generation, TTL.
+    /// `KEYS` record; `ARGV` data, generation, TTL, what an operator may see.
     pub(super) create: Script,
     /// `KEYS` record, lease.
     pub(super) delete: Script,
@@ -27,6 +28,12 @@ pub(super) struct Scripts {
     pub(super) give_up: Script,
     /// `KEYS` record, lease; `ARGV` generation read, owner.
     pub(super) end: Script,
+    /// `KEYS` record, lease, marker; `ARGV` what the marker says (or nothing), TTL of the marker.
+    pub(super) revoke: Script,
+    /// `KEYS` index; `ARGV` member, its end, now, members at most.
+    pub(super) index: Script,
+    /// `KEYS` note; `ARGV` ours, TTL.
+    pub(super) once: Script,
 }
 
 impl Scripts {
@@ -39,6 +46,9 @@ impl Scripts {
             commit: Script::new(COMMIT),
             give_up: Script::new(GIVE_UP),
             end: Script::new(END),
+            revoke: Script::new(REVOKE),
+            index: Script::new(INDEX),
+            once: Script::new(ONCE),
         }
     }
 }
@@ -46,7 +56,7 @@ impl Scripts {
 // The key is fresh and random: if it is there, this very script has made it a moment ago.
 const CREATE: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'd', ARGV[1], 'g', ARGV[2])
+  redis.call('HSET', KEYS[1], 'd', ARGV[1], 'g', ARGV[2], 'm', ARGV[4])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
 return {'ok', ''}";
@@ -158,3 +168,39 @@ if r[3] and r[3] ~= '' then
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return {'ended', ''}";
+
+// Without the cookie nobody can open what was deleted: the marker tells those who hold the session that its tokens are to
+// be revoked at the provider. `pcall`, so that a key that somebody else has spoilt is deleted as well.
+const REVOKE: &str = r"
+local m = redis.pcall('HGET', KEYS[1], 'm')
+local there = redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2])
+if there == 0 then return {'gone', ''} end
+if ARGV[1] ~= '' then redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2]) end
+if type(m) ~= 'string' then m = '' end
+return {'deleted', m}";
+
+// Members that have ended go as others come, a few at a time, and a set that has grown too large loses those that end
+// first: no call takes long. The set lives as long as its last member, and a little longer, for clocks differ.
+const INDEX: &str = r"
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, 100)
+if #ended > 0 then redis.call('ZREM', KEYS[1], unpack(ended)) end
+local more = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[4])
+local cut = 0
+if more > 0 then
+  cut = redis.call('ZREMRANGEBYRANK', KEYS[1], 0, math.min(more, 100) - 1)
+end
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if last[2] then
+  local left = tonumber(last[2]) - tonumber(ARGV[3]) + 300000
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(left, 1)))
+end
+return {'ok', tostring(cut)}";
+
+// As `SET NX`, but safe to send again when the answer got lost.
+const ONCE: &str = r"
+local there = redis.call('GET', KEYS[1])
+if there and there ~= ARGV[1] then return {'seen', ''} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {'first', ''}";

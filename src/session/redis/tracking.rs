@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::session::RecordKey;
 use crate::session::cache::Cache;
 use crate::session::changes::Changes;
+use crate::session::orphans::Orphans;
 use crate::session::seen::{Last, Seen};
 
 /// Keeps the cache true. Connects at first use.
@@ -45,6 +46,7 @@ pub(in crate::session) struct Listeners {
     pub(in crate::session) cache: Arc<Cache>,
     pub(in crate::session) changes: Changes,
     pub(in crate::session) seen: Arc<Seen>,
+    pub(in crate::session) orphans: Arc<Orphans>,
     pub(in crate::session) metrics: Arc<Metrics>,
 }
 
@@ -55,7 +57,9 @@ pub(super) struct Tracked {
     /// pushes of one server say nothing about what is read from another.
     pub(super) redials: watch::Receiver<u64>,
     /// Prefix of the records' keys.
-    pub(super) prefix: String,
+    pub(super) records: String,
+    /// Prefix of the markers that ask for revocation.
+    pub(super) marks: String,
     /// To be told when a server falls silent.
     pub(super) suspect: Suspect,
 }
@@ -236,7 +240,9 @@ impl Shared {
         // connection are told as well.
         redis::cmd("CLIENT")
             .arg(&["TRACKING", "ON", "BCAST", "PREFIX"])
-            .arg(&self.tracked.prefix)
+            .arg(&self.tracked.records)
+            .arg("PREFIX")
+            .arg(&self.tracked.marks)
             .arg("NOLOOP")
             .exec_async(&mut connection)
             .await?;
@@ -300,8 +306,11 @@ impl Shared {
             let Value::BulkString(key) = key else {
                 continue;
             };
-            if let Some(key) = record_key(&self.tracked.prefix, key) {
+            if let Some(key) = record_key(&self.tracked.records, key) {
                 self.changed(key);
+            } else if let Some(key) = record_key(&self.tracked.marks, key) {
+                let held = self.hear.cache.held(key).map(|entry| entry.session);
+                self.hear.orphans.marked(key, held);
             }
         }
     }
@@ -316,6 +325,9 @@ impl Shared {
                     idle_expires_at: entry.ends_at,
                 },
             );
+            self.hear
+                .orphans
+                .dropped(key, entry.session, Instant::now());
         }
         self.hear.changes.wake(key);
     }
@@ -325,6 +337,7 @@ impl Shared {
         let mut beats: u32 = 0;
         loop {
             self.hear.cache.count();
+            self.hear.orphans.forget_dropped(Instant::now());
             if self.hear.cache.trust().untold() && beats.is_multiple_of(LOOK_EVERY) {
                 self.hear.changes.wake_all();
             }

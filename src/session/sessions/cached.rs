@@ -12,6 +12,7 @@ use crate::metrics::{CacheResult, CacheSeries, Metrics};
 use crate::seal::KeyRing;
 use crate::session::cache::{Cache, Entry, Ticket};
 use crate::session::changes::Changes;
+use crate::session::orphans::Orphans;
 use crate::session::redis::tracking::{Listeners, Tracker};
 use crate::session::redis::{Redis, wanted_ttl};
 use crate::session::seen::Seen;
@@ -45,6 +46,7 @@ impl Cached {
         entries: usize,
         changes: Changes,
         seen: Arc<Seen>,
+        orphans: Arc<Orphans>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let redis = Redis::new(config, Arc::clone(&metrics))?;
@@ -55,6 +57,7 @@ impl Cached {
                 cache: Arc::clone(&cache),
                 changes,
                 seen,
+                orphans,
                 metrics,
             }),
             cache,
@@ -88,6 +91,11 @@ impl Cached {
             ticket: self.cache.ticket(key),
             stored: None,
         }
+    }
+
+    /// What is cached, true or not.
+    pub(super) fn held(&self, key: RecordKey) -> Option<Arc<Session>> {
+        self.cache.held(key).map(|entry| entry.session)
     }
 
     /// An answer may say that what is cached is no longer true.

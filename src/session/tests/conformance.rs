@@ -3,9 +3,9 @@
 use super::*;
 
 /// A store and what moves its time.
-struct Rig {
-    sessions: Sessions,
-    clock: SharedClock,
+pub(super) struct Rig {
+    pub(super) sessions: Sessions,
+    pub(super) clock: SharedClock,
     manual: Option<Arc<ManualClock>>,
     lease: Duration,
     _server: Option<RedisServer>,
@@ -59,7 +59,7 @@ impl Rig {
             .unwrap()
     }
 
-    async fn pass(&self, time: Duration) {
+    pub(super) async fn pass(&self, time: Duration) {
         match &self.manual {
             Some(clock) => clock.advance(time),
             None => tokio::time::sleep(time + Duration::from_millis(20)).await,
@@ -71,7 +71,7 @@ impl Rig {
     }
 }
 
-async fn both(case: impl AsyncFn(&Rig, &str)) {
+pub(super) async fn both(case: impl AsyncFn(&Rig, &str)) {
     case(&Rig::memory(), "memory").await;
     case(&Rig::redis(), "redis").await;
 }

@@ -26,6 +26,15 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
         "+pexpire",
         "+evalsha",
         "+script|load",
+        // The index of sessions, and logouts without a cookie.
+        "+zadd",
+        "+zrem",
+        "+zcard",
+        "+zscan",
+        "+zrangebyscore",
+        "+zrevrange",
+        "+zremrangebyrank",
+        "+getdel",
     ]);
     let mut store = server.store();
     store.username = Some("daypass".into());
@@ -39,6 +48,18 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
         .await
         .unwrap();
     sessions.delete(&id).await.unwrap();
+    let session = session_at(now());
+    sessions.create(session.clone()).await.unwrap();
+    let whose = Whose::subject(&session.issuer, &session.subject);
+    let kind = crate::metrics::LogoutKind::BackChannel;
+    sessions.forbid(whose, now()).await.unwrap();
+    sessions.end_all(whose, kind, true, |_| {}).await.unwrap();
+    assert!(
+        sessions
+            .use_up("iss", "jti", Duration::from_secs(1))
+            .await
+            .unwrap()
+    );
 
     let right = config(model::Store::Redis(store.clone()));
     store.password = Some(crate::secret::StorePassword::new("wrong"));

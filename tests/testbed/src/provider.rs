@@ -3,6 +3,7 @@
 mod endpoints;
 mod faults;
 mod keys;
+mod logout;
 mod pages;
 mod state;
 #[cfg(test)]

@@ -22,13 +22,15 @@ impl Rig {
             tracked: Tracked {
                 masters: receiver,
                 redials: link.dialled(),
-                prefix: "daypass:s:".into(),
+                records: "daypass:s:".into(),
+                marks: "daypass:r:".into(),
                 suspect: link.suspect(),
             },
             hear: Listeners {
                 cache: Arc::new(Cache::new(100, Arc::clone(&metrics))),
                 changes: Changes::default(),
                 seen: Arc::new(Seen::new(Arc::clone(&metrics))),
+                orphans: Arc::default(),
                 metrics,
             },
             board: Mutex::new(vec![None; 2]),

@@ -191,7 +191,6 @@ impl State {
                 "at_hash": encode(&hash[..16]),
             }),
         );
-        let mut token = None;
         for fault in faults {
             let change = match fault {
                 Fault::WrongNonce => json!({"nonce": random(16)}),
@@ -205,27 +204,31 @@ impl State {
             };
             merge(&mut claims, &change);
         }
+        let token = self.signed("JWT", &claims, faults);
+        self.remember("ID token", &token);
+        token
+    }
+
+    /// Signs with the current key, unless a fault says otherwise.
+    pub(crate) fn signed(&self, typ: &str, claims: &Value, faults: &[Fault]) -> String {
+        let mut token = None;
         for fault in faults {
             token = Some(match fault {
                 Fault::AlgNone => {
-                    let header = json!({"alg": "none", "typ": "JWT"});
-                    format!("{}.{}.", encode_json(&header), encode_json(&claims))
+                    let header = json!({"alg": "none", "typ": typ});
+                    format!("{}.{}.", encode_json(&header), encode_json(claims))
                 }
                 Fault::BadSignature => {
-                    let good = self.signer().sign("JWT", &claims);
+                    let good = self.signer().sign(typ, claims);
                     let (input, _) = good.rsplit_once('.').expect("a token has three parts");
                     format!("{input}.{}", encode(&[7; 64]))
                 }
-                Fault::UnknownKey => {
-                    SigningKey::generate(self.settings.signing).sign("JWT", &claims)
-                }
-                Fault::HmacWithPublicKey => self.signer().sign_confused(&claims),
-                Fault::Header(change) => self.signer().sign_with_header(change, &claims),
+                Fault::UnknownKey => SigningKey::generate(self.settings.signing).sign(typ, claims),
+                Fault::HmacWithPublicKey => self.signer().sign_confused(claims),
+                Fault::Header(change) => self.signer().sign_with_header(change, claims),
                 _ => continue,
             });
         }
-        let token = token.unwrap_or_else(|| self.signer().sign("JWT", &claims));
-        self.remember("ID token", &token);
-        token
+        token.unwrap_or_else(|| self.signer().sign(typ, claims))
     }
 }

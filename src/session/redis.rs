@@ -31,6 +31,9 @@ mod scripts;
 mod sentinel;
 mod topology;
 
+#[cfg(test)]
+mod fleet;
+
 /// Sessions in Redis.
 pub(super) struct Redis {
     link: Topology,

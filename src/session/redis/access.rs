@@ -202,7 +202,10 @@ impl Pass {
             },
             Place::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
         };
-        let mut settings = RedisConnectionInfo::default().set_db(self.database);
+        // The library's name is told to nobody: it takes a right that older servers do not know.
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(self.database)
+            .set_skip_set_lib_name();
         if let Some(username) = &self.username {
             settings = settings.set_username(username);
         }

@@ -132,7 +132,11 @@ impl Cluster {
                     self.shared.stir.notify_one();
                     continue;
                 }
-                LinkError::TryAgain => SHORT,
+                LinkError::TryAgain => {
+                    // It was sent as far as it goes, and begins anew.
+                    hops = 0;
+                    SHORT
+                }
                 LinkError::ClusterDown | LinkError::NotMaster => {
                     self.shared.stir.notify_one();
                     LONG

@@ -33,6 +33,8 @@ pub struct Options {
     pub user: Option<(String, String)>,
     /// Further lines of the ACL file: `user reader on >secret ~* +get`.
     pub acl: Vec<String>,
+    /// Such lines for the sentinels that watch it.
+    pub sentinel_acl: Vec<String>,
     /// Further arguments of redis-server: `["--maxmemory", "4mb"]`.
     pub arguments: Vec<String>,
 }

@@ -39,7 +39,7 @@ impl Layout {
             let mut master = from_redis_value::<Vec<Value>>(master)?.into_iter();
             let host: Option<String> = master.next().map(from_redis_value).transpose()?.flatten();
             let port: Option<u16> = master.next().map(from_redis_value).transpose()?;
-            let (Some(port), true) = (port, first <= last && last < SLOTS) else {
+            let (Some(port @ 1..), true) = (port, first <= last && last < SLOTS) else {
                 continue;
             };
             held.push((place(host.as_deref(), port, asked), first, last));

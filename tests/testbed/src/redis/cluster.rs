@@ -148,6 +148,8 @@ impl Cluster {
             .iter()
             .filter(|node| node.try_command(&["PING"]).is_some());
         self.wait_for_nodes(living.count());
+        // It takes nothing for the first two seconds.
+        self.wait_until_ok();
         index
     }
 
@@ -261,6 +263,11 @@ impl Cluster {
         for (key, value) in settings {
             options.arguments.extend([key.to_owned(), value]);
         }
+        if self.options.tls {
+            // Or else they announce their plain ports.
+            let words = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+            options.arguments.extend(words.map(ToOwned::to_owned));
+        }
         if let Some((user, password)) = &self.options.user {
             let words = ["--masteruser", user, "--masterauth", password];
             options.arguments.extend(words.map(ToOwned::to_owned));
@@ -344,30 +351,5 @@ impl Cluster {
             Some((slot(0)?, slot(1)?, known))
         };
         ranges.iter().filter_map(read).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_move_and_a_replica_takes_the_place_of_a_dead_master() {
-        let mut cluster = Cluster::start(3, true);
-        assert_eq!(cluster.masters(0), [0, 1, 2]);
-        // Slot 12182 by the specification.
-        let slot = cluster.slot("foo");
-        assert_eq!((slot, cluster.holder(0, slot)), (12_182, Some(2)));
-        cluster.node(2).command(&["SET", "foo", "value"]);
-        cluster.move_slot(slot, 2, 1);
-        assert_eq!(
-            cluster.node(1).command(&["GET", "foo"]),
-            Reply::Bytes(b"value".to_vec())
-        );
-        cluster.node(1).command(&["WAIT", "1", "5000"]);
-        cluster.node_mut(1).kill();
-        let next = cluster.wait_for_failover(1, slot);
-        assert_eq!(next, 4);
-        assert_eq!(cluster.keys(), ["foo"]);
     }
 }

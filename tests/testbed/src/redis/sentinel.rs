@@ -46,7 +46,7 @@ impl Watched {
     }
 
     /// As [`Watched::start`], all servers and sentinels with `options`. The ACL user of the options is theirs: they
-    /// replicate and watch as it; further users are in its `acl`.
+    /// replicate and watch as it.
     pub fn with(replicas: usize, options: Options) -> Self {
         let authority = options.tls.then(|| Arc::new(Authority::new()));
         let server = |master: Option<SocketAddr>| {
@@ -209,7 +209,7 @@ impl Watched {
                 line(&format!("sentinel sentinel-pass {password}"));
                 line("user default off");
                 line(&format!("user {user} on >{password} ~* &* +@all"));
-                for user in &self.options.acl {
+                for user in &self.options.sentinel_acl {
                     line(user);
                 }
             }
@@ -316,31 +316,4 @@ pub fn user(name: &str) -> (String, String) {
     let password = random(24);
     crate::secrets::record("Redis password", &password);
     (name.to_owned(), password)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replica_takes_the_place_of_a_master_that_was_killed() {
-        let mut watched = Watched::with(
-            1,
-            Options {
-                tls: true,
-                client_certificates: true,
-                user: Some(user("admin")),
-                ..Options::default()
-            },
-        );
-        watched.server(0).command(&["SET", "key", "value"]);
-        watched.server(0).command(&["WAIT", "1", "5000"]);
-        watched.server_mut(0).kill();
-        let master = watched.wait_for_failover(0);
-        assert_eq!(master, 1);
-        assert_eq!(
-            watched.server(1).command(&["GET", "key"]),
-            Reply::Bytes(b"value".to_vec())
-        );
-    }
 }

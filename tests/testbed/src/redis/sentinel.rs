@@ -37,6 +37,7 @@ struct Sentinel {
     directory: TempDir,
     user: Option<(String, String)>,
     child: Child,
+    alive: bool,
 }
 
 impl Watched {
@@ -136,9 +137,10 @@ impl Watched {
         &mut self.servers[index]
     }
 
-    /// Number of the server that all sentinels call the master; `None` while they disagree.
+    /// Number of the server that all living sentinels call the master; `None` while they disagree.
     pub fn master(&self) -> Option<usize> {
-        let mut named = self.sentinels.iter().map(Sentinel::master);
+        let living = self.sentinels.iter().filter(|sentinel| sentinel.alive);
+        let mut named = living.map(Sentinel::master);
         let first = named.next()??;
         if !named.all(|other| other.as_ref() == Some(&first)) {
             return None;
@@ -279,6 +281,7 @@ impl Sentinel {
             directory,
             user,
             child,
+            alive: true,
         }
     }
 
@@ -300,6 +303,7 @@ impl Sentinel {
     }
 
     fn kill(&mut self) {
+        self.alive = false;
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -418,11 +418,13 @@ pub async fn check_online(config: Config) -> Vec<String> {
         }
     }
     let store = match Sessions::open(&config.session, clock, metrics) {
-        Ok(sessions) => sessions.ping().await.map_err(|error| error.to_string()),
-        Err(problem) => Err(problem),
+        Ok(sessions) => sessions.survey().await,
+        Err(problem) => vec![problem],
     };
-    if let Err(problem) = store {
-        problems.push(format!("session.store: {problem}"));
-    }
+    problems.extend(
+        store
+            .iter()
+            .map(|problem| format!("session.store: {problem}")),
+    );
     problems
 }

@@ -29,6 +29,7 @@ mod session;
 mod shadow;
 mod site;
 mod source;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -209,11 +209,15 @@ pub enum Store {
     Redis(RedisStore),
 }
 
-/// A single Redis node.
+/// Redis, and how it is laid out.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
-    /// `redis://`, `rediss://` or `unix:` URL as configured, password included.
+    /// `redis://`, `rediss://` or `unix:` URL as configured, password included. Of several, the first.
     pub url: StoreUrl,
+    /// The URLs after the first: of sentinels or of a Cluster's nodes.
+    pub more_urls: Vec<StoreUrl>,
+    /// What the URLs lead to.
+    pub mode: RedisMode,
     /// ACL user; overrides the URL's.
     pub username: Option<String>,
     /// Password; overrides the URL's.
@@ -224,6 +228,24 @@ pub struct RedisStore {
     pub client_cert: Option<(Vec<u8>, PrivateKey)>,
     /// Prefix of all keys.
     pub key_prefix: String,
+}
+
+/// What the URLs of a Redis store lead to.
+#[derive(Debug, Clone)]
+pub enum RedisMode {
+    /// The one server.
+    Single,
+    /// Sentinels, which know the master.
+    Sentinel {
+        /// The master's name.
+        master: String,
+        /// ACL user at the sentinels.
+        username: Option<String>,
+        /// Password at the sentinels.
+        password: Option<StorePassword>,
+    },
+    /// Some nodes of a Cluster.
+    Cluster,
 }
 
 /// The session cookie.

@@ -6,16 +6,16 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
-use url::{Host, Url};
+use url::Host;
 use zeroize::Zeroizing;
 
-use super::model::{Cookie, Origin, RedisStore, SameSite, Session, Store};
+use super::model::{Cookie, Origin, SameSite, Session, Store};
 use super::read::{At, Reader, Spot};
 use super::section::Section;
-use super::table::{REDIS, STORE};
+use super::store;
+use super::table::STORE;
 use super::tree::Kind;
-use super::{scalar, tls};
-use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
+use crate::secret::SealingKey;
 
 /// Reads the section; `origins` are the public ones, when they could be read.
 pub(super) fn session(root: &Section<'_>, origins: Option<&[Origin]>) -> Option<Session> {
@@ -67,17 +67,7 @@ fn store(section: &Section<'_>, entries: Option<usize>) -> Option<Store> {
         }
         Kind::Scalar { .. } => {
             let url = reader.text(value)?;
-            redis_url(reader, &url).and_then(|_| {
-                let defaults = Section::defaults(reader, &REDIS, url.spot);
-                Some(RedisStore {
-                    url: StoreUrl::new(url.value),
-                    username: None,
-                    password: None,
-                    ca_pem: None,
-                    client_cert: None,
-                    key_prefix: defaults.text("key_prefix")?.value,
-                })
-            })
+            store::single(reader, url)
         }
         Kind::Mapping(_) => Section::open(reader, &STORE, value)
             .and_then(|store| {
@@ -88,7 +78,7 @@ fn store(section: &Section<'_>, entries: Option<usize>) -> Option<Store> {
                     store.any("redis").and(None)
                 }
             })
-            .and_then(|redis| redis_store(&redis)),
+            .and_then(|redis| store::redis(&redis)),
         Kind::Sequence(_) => {
             reader.problem(
                 &value.spot,
@@ -98,156 +88,6 @@ fn store(section: &Section<'_>, entries: Option<usize>) -> Option<Store> {
         }
     };
     store.map(Store::Redis)
-}
-
-fn redis_store(redis: &Section<'_>) -> Option<RedisStore> {
-    let reader = redis.reader;
-    redis.choice("mode", &["sentinel", "cluster"]);
-    let url = redis_urls(redis);
-    let kind = url.as_ref().and_then(|url| redis_url(reader, url));
-    let username = redis.text("username");
-    let password = redis.secret("password");
-    let key_prefix = redis.text("key_prefix");
-    if let Some(prefix) = key_prefix.as_ref().filter(|prefix| {
-        prefix.value.len() > 64
-            || prefix
-                .value
-                .contains(|c: char| c.is_control() || c.is_whitespace() || matches!(c, '{' | '}'))
-    }) {
-        reader.problem(
-            &prefix.spot,
-            "no key prefix: write at most 64 characters, without spaces and braces",
-        );
-    }
-    let has_tls = redis.has("tls");
-    let tls = redis.section("tls")?;
-    if has_tls && matches!(kind, Some(RedisUrl::Plain)) {
-        reader.problem(
-            &redis.spot_of("tls"),
-            "TLS options without TLS: write `rediss://` in the URL, or remove `tls`",
-        );
-    }
-    let ca_pem = tls::authorities(&tls, "ca_file");
-    let pair = tls::pair(&tls, "client_cert", "client_key");
-    let client_cert = match pair {
-        Some(pair) => {
-            let key = Zeroizing::new(pair.key);
-            let text = reader.accept(
-                &tls.spot_of("client_key"),
-                std::str::from_utf8(&key).map_err(|_| "not a text file: write one in PEM"),
-            )?;
-            Some((pair.chain, PrivateKey::new(text)))
-        }
-        None => None,
-    };
-    kind?;
-    Some(RedisStore {
-        url: StoreUrl::new(url?.value),
-        username: username.map(|name| name.value),
-        password: password.map(|password| StorePassword::new(password.value.as_str())),
-        ca_pem,
-        client_cert,
-        key_prefix: key_prefix?.value,
-    })
-}
-
-fn redis_urls(redis: &Section<'_>) -> Option<At<String>> {
-    let reader = redis.reader;
-    let url = redis.has("url").then(|| redis.text("url"));
-    let urls = redis.has("urls").then(|| redis.texts("urls"));
-    match (url, urls) {
-        (Some(_), Some(_)) => {
-            reader.problem(
-                &redis.spot_of("urls"),
-                "both `url` and `urls` are given: keep one of them",
-            );
-            None
-        }
-        (Some(url), None) => url,
-        (None, Some(urls)) => {
-            let urls = urls?;
-            let mut texts = urls.value;
-            match (texts.pop(), texts.is_empty()) {
-                (Some(url), true) => Some(url),
-                (Some(_), false) => {
-                    reader.problem(&urls.spot, "several URLs are not supported yet: write one");
-                    None
-                }
-                (None, _) => {
-                    reader.problem(
-                        &urls.spot,
-                        "no URL: write one, such as `redis://redis:6379/0`",
-                    );
-                    None
-                }
-            }
-        }
-        (None, None) => {
-            // Asked for, so that the tables know them as read.
-            redis.given("url").or_else(|| redis.given("urls"));
-            reader.problem(
-                &redis.spot_of("url"),
-                "missing: write, for example, `url: redis://redis:6379/0`",
-            );
-            None
-        }
-    }
-}
-
-enum RedisUrl {
-    Plain,
-    Tls,
-}
-
-/// Checks a store's URL without ever repeating it: it may hold a password.
-fn redis_url(reader: &Reader<'_>, url: &At<String>) -> Option<RedisUrl> {
-    const EXPECTED: &str = "expected a store: write `memory`, `redis://host:6379/0`, `rediss://host:6379/0` or `unix:/path`";
-    let problem = |message: &str| {
-        reader.problem(&url.spot, message);
-        None
-    };
-    if let Some(path) = url.value.strip_prefix("unix:") {
-        if !path.starts_with('/') {
-            return problem(
-                "expected an absolute path: write, for example, `unix:/run/redis.sock`",
-            );
-        }
-        return reader
-            .accept(&url.spot, scalar::unix_path(path, &reader.base))
-            .map(|_| RedisUrl::Plain);
-    }
-    let Some(parsed) = Url::parse(&url.value).ok() else {
-        return problem(EXPECTED);
-    };
-    let kind = match parsed.scheme() {
-        "redis" => RedisUrl::Plain,
-        "rediss" => RedisUrl::Tls,
-        _ => return problem(EXPECTED),
-    };
-    if parsed.host_str().is_none_or(str::is_empty) {
-        return problem("the URL has no host: write, for example, `redis://redis:6379/0`");
-    }
-    if parsed.fragment().is_some() {
-        return problem(
-            "the URL has a fragment, which would switch off checks of TLS: remove the part from `#`",
-        );
-    }
-    if parsed.query().is_some() {
-        return problem(
-            "the URL has options: remove the part from `?`, and use the keys of `store: {redis: {…}}`",
-        );
-    }
-    let database = parsed.path().trim_start_matches('/');
-    if !database.is_empty() && database.parse::<u16>().is_err() {
-        return problem(
-            "the path must be the number of a database: write, for example, `redis://redis:6379/0`",
-        );
-    }
-    if parsed.password().is_some() && !matches!(url.spot.place, super::problem::Place::Variable(_))
-    {
-        reader.warning(&url.spot, "a password stands in the URL: write `store: {redis: {url: …, password: {file: PATH}}}`");
-    }
-    Some(kind)
 }
 
 /// Key ring, each key as 32 bytes in standard base64 with padding, whatever the spelling in the file.

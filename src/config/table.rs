@@ -405,7 +405,7 @@ pub(super) static STORE: Table = Table {
 
 pub(super) static REDIS: Table = Table {
     title: "session.store.redis",
-    about: "Redis or Valkey, a single node.",
+    about: "Redis or Valkey: a single server, a master watched by sentinels, or a Cluster. [redis.md](redis.md) says more.",
     keys: &[
         key(
             "url",
@@ -413,14 +413,42 @@ pub(super) static REDIS: Table = Table {
             Optional,
             "`redis://host:6379/0`, `rediss://…` (TLS) or `unix:/path`. Either this or `urls` is required.",
         ),
-        key("urls", TEXTS, Optional, "A list of one URL."),
-        key("mode", OneOf(&["single"]), Default("single"), "Topology."),
+        key(
+            "urls",
+            TEXTS,
+            Optional,
+            "A list of URLs, without user and password: of all sentinels (port 26379 unless written; the database is the master's), or of some nodes of the Cluster, which tell the others. All `redis://` or all `rediss://`.",
+        ),
+        key(
+            "mode",
+            OneOf(&["single", "sentinel", "cluster"]),
+            Default("single"),
+            "What the URLs lead to.",
+        ),
+        key(
+            "master",
+            Text,
+            Optional,
+            "Name of the master. Required with `mode: sentinel`.",
+        ),
         key("username", Text, Optional, "ACL user; overrides the URL's."),
         key(
             "password",
             Secret,
             Optional,
-            "Password; overrides the URL's.",
+            "Password; overrides the URL's. May be rotated while daypass runs.",
+        ),
+        key(
+            "sentinel_username",
+            Text,
+            Optional,
+            "ACL user at the sentinels, with `mode: sentinel`.",
+        ),
+        key(
+            "sentinel_password",
+            Secret,
+            Optional,
+            "Password at the sentinels, with `mode: sentinel`; none is sent without it.",
         ),
         key(
             "key_prefix",
@@ -432,10 +460,10 @@ pub(super) static REDIS: Table = Table {
             "tls",
             Shape::Table(&REDIS_TLS),
             Optional,
-            "TLS, for `rediss://`.",
+            "TLS, for `rediss://`; the same towards sentinels and servers.",
         ),
     ],
-    later: &["master"],
+    later: &[],
 };
 
 pub(super) static REDIS_TLS: Table = Table {

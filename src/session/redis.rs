@@ -1,4 +1,4 @@
-//! Keeps sessions in a single Redis node: sealed records, leases, and the scripts that make each step one step.
+//! Keeps sessions in Redis: sealed records, leases, and the scripts that make each step one step.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,17 +6,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quick_cache::sync::Cache;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ScriptInvocation, TlsCertificates,
-};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::command::{Command, Invocation, Script};
 pub(super) use self::fleet::{Cursor, Page};
-use self::link::{Command, Link, LinkError};
-use self::node::Node;
+use self::link::LinkError;
 use self::scripts::Scripts;
+use self::topology::Topology;
 use self::tracking::{Listeners, Tracked, Tracker};
 use super::{
     CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session, SessionId,
@@ -27,19 +23,26 @@ use crate::config::model;
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::seal::{KeyRing, Purpose};
 
+mod access;
+mod cluster;
+mod command;
 mod fleet;
+mod gather;
 mod link;
 mod node;
 mod scripts;
+mod sentinel;
+mod topology;
 pub(super) mod tracking;
+
+#[cfg(test)]
+mod servers;
 
 /// Sessions in Redis.
 pub(super) struct Redis {
-    link: Link,
-    masters: watch::Sender<Arc<[Node]>>,
+    link: Topology,
     scripts: Scripts,
     prefix: String,
-    address: Address,
     /// Owners of leases that were asked for without an answer: they may hold without knowing. Nothing was presented
     /// under them, so the next try takes the same name and finds itself the holder. Bounded.
     unsure: Cache<RecordKey, Owner>,
@@ -57,19 +60,13 @@ pub(super) struct Loaded {
     pub(super) ttl: Option<Duration>,
 }
 
-/// Where the data are: what must not change in a running process.
-type Address = (ConnectionAddr, i64, String);
-
 impl Redis {
     /// Reaches out to nobody.
     pub(super) fn new(config: &model::RedisStore, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let (client, address) = client(config)?;
         Ok(Self {
-            masters: watch::channel(masters(&client)).0,
-            link: Link::new(client, Arc::clone(&metrics)),
+            link: Topology::new(config, Arc::clone(&metrics))?,
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
-            address,
             unsure: Cache::new(UNSURE),
             perhaps_deleted: Cache::new(UNSURE),
             metrics,
@@ -78,21 +75,21 @@ impl Redis {
 
     /// Takes over rotated credentials and certificates.
     pub(super) fn reconfigure(&self, config: &model::RedisStore) -> Result<(), String> {
-        let (client, address) = client(config)?;
-        if address != self.address {
-            return Err(
-                "session.store: another address, database or key prefix takes a restart".into(),
-            );
+        if config.key_prefix != self.prefix {
+            return Err("session.store: another key prefix takes a restart".into());
         }
-        self.masters.send_replace(masters(&client));
-        self.link.replace_client(client);
-        Ok(())
+        self.link.reconfigure(config)
+    }
+
+    /// What is wrong with the servers, in words; nothing when all is well.
+    pub(super) async fn survey(&self) -> Vec<String> {
+        self.link.survey().await
     }
 
     /// Keeps a cache true. Reaches out to nobody yet.
     pub(super) fn tracker(&self, listeners: Listeners) -> Tracker {
         let tracked = Tracked {
-            masters: self.masters.subscribe(),
+            masters: self.link.masters(),
             redials: self.link.dialled(),
             records: format!("{}s:", self.prefix),
             marks: format!("{}r:", self.prefix),
@@ -101,17 +98,17 @@ impl Redis {
         Tracker::new(tracked, listeners)
     }
 
-    /// Whether Redis is known not to answer: waiting for it would be of no use.
-    pub(super) fn is_away(&self) -> bool {
-        self.link.is_away()
+    /// Whether Redis is known not to answer for this session: waiting for it would be of no use.
+    pub(super) fn is_away(&self, key: RecordKey) -> bool {
+        self.link.is_away(&self.record(key))
     }
 
-    /// Waits until Redis is known not to answer.
+    /// Waits until Redis is known not to answer for this session.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(super) async fn goes_away(&self) {
-        self.link.goes_away().await;
+    pub(super) async fn goes_away(&self, key: RecordKey) {
+        self.link.goes_away(&self.record(key)).await;
     }
 
     pub(super) async fn load(
@@ -194,7 +191,7 @@ impl Redis {
             let command = Command::Script(&script);
             let answer: Result<(String, Vec<u8>), _> = self.link.ask_once(command, deadline).await;
             match answer {
-                Err(LinkError::Unreachable) if !lost => lost = true,
+                Err(LinkError::Lost) if !lost => lost = true,
                 answer => break answer,
             }
         };
@@ -351,10 +348,8 @@ impl Redis {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("PING");
         let started = Instant::now();
-        let answer: Result<(String,), _> = self.link.ask(Command::Pipe(&pipe)).await;
+        let answer = self.link.ping().await;
         answer.map_err(|error| self.failed(StoreOp::Ping, error, started))?;
         self.done(StoreOp::Ping, StoreResult::Ok, started);
         Ok(())
@@ -364,7 +359,7 @@ impl Redis {
     async fn run(
         &self,
         op: StoreOp,
-        script: &ScriptInvocation<'_>,
+        script: &Invocation<'_>,
     ) -> Result<(String, Vec<u8>), StoreError> {
         let started = Instant::now();
         let answer: Result<(String, Vec<u8>), _> = self.link.ask(Command::Script(script)).await;
@@ -384,15 +379,20 @@ impl Redis {
     fn failed(&self, op: StoreOp, error: LinkError, started: Instant) -> StoreError {
         let (result, text) = match error {
             LinkError::Timeout => (StoreResult::Timeout, "no answer in time"),
-            LinkError::Unreachable => (StoreResult::Error, "no connection"),
+            LinkError::Unreachable | LinkError::Lost => (StoreResult::Error, "no connection"),
             LinkError::WrongType => (StoreResult::Error, "the key holds something else"),
-            LinkError::Refused => (StoreResult::Error, "command refused"),
+            LinkError::Refused | LinkError::NotMaster => (StoreResult::Error, "command refused"),
+            LinkError::TryAgain => (StoreResult::Error, "the key is on its way"),
+            LinkError::ClusterDown => (StoreResult::Error, "the Cluster is down"),
+            LinkError::Moved(..) | LinkError::Ask(..) => {
+                (StoreResult::Error, "a Cluster; write mode: cluster")
+            }
         };
         self.metrics.store_operated(op, result, started.elapsed());
         StoreError(text)
     }
 
-    fn keys<'a>(&self, script: &'a redis::Script, id: &SessionId) -> ScriptInvocation<'a> {
+    fn keys<'a>(&self, script: &'a Script, id: &SessionId) -> Invocation<'a> {
         let key = id.record_key();
         let mut script = script.key(self.record(key));
         script.key(self.key('l', key));
@@ -446,65 +446,6 @@ fn millis(duration: Duration) -> u64 {
 fn left(payload: &[u8]) -> Duration {
     let text = std::str::from_utf8(payload).unwrap_or_default();
     Duration::from_millis(text.parse().unwrap_or(0))
-}
-
-/// The client, and the address it goes to. Errors never quote the URL: it may hold a password.
-fn client(config: &model::RedisStore) -> Result<(Client, Address), String> {
-    // Fails when a provider is installed already, which is just as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let info = config
-        .url
-        .expose()
-        .into_connection_info()
-        .map_err(|_| "session.store: not a redis://, rediss:// or unix: URL".to_owned())?;
-    let mut settings = info.redis_settings().clone();
-    if let Some(username) = &config.username {
-        settings = settings.set_username(username);
-    }
-    if let Some(password) = &config.password {
-        settings = settings.set_password(password.expose());
-    }
-    let db = settings.db();
-    let info = info
-        .set_redis_settings(settings)
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    let address = (info.addr().clone(), db, config.key_prefix.clone());
-    let client = match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => {
-            return Err("session.store: TLS without verification is not supported".into());
-        }
-        ConnectionAddr::TcpTls { .. } => Client::build_with_tls(
-            info,
-            TlsCertificates {
-                client_tls: config
-                    .client_cert
-                    .as_ref()
-                    .map(|(chain, key)| ClientTlsConfig {
-                        client_cert: chain.clone(),
-                        client_key: key.expose().as_bytes().to_vec(),
-                    }),
-                root_cert: config.ca_pem.clone(),
-            },
-        ),
-        _ if config.ca_pem.is_some() || config.client_cert.is_some() => {
-            return Err("session.store: certificates are of use with rediss:// only".into());
-        }
-        _ => Client::open(info),
-    };
-    let client = client.map_err(|_| {
-        "session.store: the CA, client certificate or key cannot be used".to_owned()
-    })?;
-    Ok((client, address))
-}
-
-/// The one node there is.
-fn masters(client: &Client) -> Arc<[Node]> {
-    let id = client.get_connection_info().addr().to_string().into();
-    [Node {
-        id,
-        client: client.clone(),
-    }]
-    .into()
 }
 
 /// The TTL a record should have: what is left of the session, or of its idle time.

@@ -112,7 +112,7 @@ impl Sessions {
     /// Takes over a reloaded configuration (keys, lifetimes, idle time-out, the store's credentials). The store itself stays.
     ///
     /// # Errors
-    /// When the store's address changed, which takes a restart.
+    /// When the store's address or mode changed, which takes a restart.
     pub fn reconfigure(&self, config: &model::Session) -> Result<(), String> {
         match (&self.0.store, &config.store) {
             (Store::Memory(memory), model::Store::Memory { entries }) => memory.resize(*entries),
@@ -331,6 +331,14 @@ impl Sessions {
         match &self.0.store {
             Store::Memory(_) => Ok(()),
             Store::Redis(cached) => cached.redis.ping().await,
+        }
+    }
+
+    /// What is wrong with the store, in words, for `check --online`; nothing when all is well.
+    pub async fn survey(&self) -> Vec<String> {
+        match &self.0.store {
+            Store::Memory(_) => Vec::new(),
+            Store::Redis(cached) => cached.redis.survey().await,
         }
     }
 

@@ -108,6 +108,8 @@ impl RedisServer {
     pub(crate) fn store(&self) -> model::RedisStore {
         model::RedisStore {
             url: StoreUrl::new(format!("redis://127.0.0.1:{}/0", self.port)),
+            more_urls: Vec::new(),
+            mode: model::RedisMode::Single,
             username: None,
             password: None,
             ca_pem: None,

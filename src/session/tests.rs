@@ -144,6 +144,8 @@ async fn a_reload_changes_keys_and_idle_time_but_not_the_kind_of_store() {
 
     config.store = model::Store::Redis(model::RedisStore {
         url: crate::secret::StoreUrl::new("redis://127.0.0.1/"),
+        more_urls: Vec::new(),
+        mode: model::RedisMode::Single,
         username: None,
         password: None,
         ca_pem: None,

@@ -17,6 +17,7 @@ mod reload;
 mod shutdown;
 mod stage;
 mod streams;
+mod topology;
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_daypass");

@@ -11,14 +11,21 @@ use tokio::time::Instant;
 
 use super::super::index::IndexKey;
 use super::super::{Ended, Listed, Meta, Owner, RecordKey, StoreError};
-use super::link::Command;
+use super::command::Command;
 use super::{Redis, millis};
 use crate::clock::Timestamp;
 use crate::metrics::{LogoutKind, StoreOp, StoreResult};
 use crate::seal::KeyRing;
 
-/// Where a walk through a set, or through all sessions, goes on. Redis' own cursor; 0 is the beginning and the end.
-pub(in crate::session) type Cursor = u64;
+/// Where a walk through a set, or through all sessions, goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::session) struct Cursor {
+    /// Number of the master that is walked through, where there are several. Keys that move between them on the way may be
+    /// met twice, or not at all.
+    master: usize,
+    /// Redis' own; 0 is the beginning and the end.
+    at: u64,
+}
 
 /// A page of a walk; the next cursor is `None` at its end.
 pub(in crate::session) type Page = (Option<Cursor>, Vec<RecordKey>);
@@ -72,14 +79,15 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("ZSCAN")
             .arg(self.set(index))
-            .arg(cursor)
+            .arg(cursor.at)
             .arg("COUNT")
             .arg(PAGE);
-        let ((next, pairs),): ((Cursor, Vec<Vec<u8>>),) = self.ask(StoreOp::Index, &pipe).await?;
+        let ((next, pairs),): ((u64, Vec<Vec<u8>>),) = self.ask(StoreOp::Index, &pipe).await?;
         // Member and score by turns.
         let members = pairs.iter().step_by(2);
         let members = members.filter_map(|bytes| RecordKey::from_bytes(bytes));
-        Ok(((next != 0).then_some(next), members.collect()))
+        let next = (next != 0).then_some(Cursor { at: next, ..cursor });
+        Ok((next, members.collect()))
     }
 
     /// A page of all sessions. The one place that goes through the whole database.
@@ -87,19 +95,35 @@ impl Redis {
         let prefix = format!("{}s:{{", self.prefix);
         let mut pipe = redis::pipe();
         pipe.cmd("SCAN")
-            .arg(cursor)
+            .arg(cursor.at)
             .arg("MATCH")
             .arg(format!("{}*", literally(&prefix)))
             .arg("COUNT")
             .arg(PAGE)
             .arg("TYPE")
             .arg("hash");
-        let ((next, names),): ((Cursor, Vec<String>),) = self.ask(StoreOp::Scan, &pipe).await?;
+        let started = Instant::now();
+        let answer = self.link.ask_master(cursor.master, Command::Pipe(&pipe));
+        let Some(answer) = answer.await else {
+            return Ok((None, Vec::new()));
+        };
+        let answer: Result<((u64, Vec<String>),), _> = answer;
+        let ((next, names),) =
+            answer.map_err(|error| self.failed(StoreOp::Scan, error, started))?;
+        self.done(StoreOp::Scan, StoreResult::Ok, started);
         let keys = names.iter().filter_map(|name| {
             let hash = name.strip_prefix(&prefix)?.strip_suffix('}')?;
             RecordKey::from_bytes(&URL_SAFE_NO_PAD.decode(hash).ok()?)
         });
-        Ok(((next != 0).then_some(next), keys.collect()))
+        let next = match next {
+            // With this one through: the next, if there is one.
+            0 => Cursor {
+                master: cursor.master + 1,
+                at: 0,
+            },
+            at => Cursor { at, ..cursor },
+        };
+        Ok((Some(next), keys.collect()))
     }
 
     /// What an operator may see of a session; `None` when it is gone.

@@ -1,17 +1,16 @@
-//! Names the Redis nodes that hold sessions.
+//! Names the nodes that hold the data: one, or the masters of a Cluster.
 
 use std::sync::Arc;
-
-use tokio::sync::watch;
 
 /// A master that holds part of the data.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     /// `host:port`, or the path of a socket.
     pub(super) id: Arc<str>,
-    /// Reaches it, with the credentials in force.
+    /// Opens connections to it, with the credentials it has accepted last.
     pub(super) client: redis::Client,
 }
 
-/// All masters. Sent anew when one comes, goes, or is reached in another way: each is then tracked anew.
-pub(super) type Masters = watch::Receiver<Arc<[Node]>>;
+/// All masters, as they change: by failover, resharding, a node that joins, rotated credentials. Empty as long as none has
+/// been found: who must know them all then knows nothing.
+pub(super) type Masters = tokio::sync::watch::Receiver<Arc<[Node]>>;

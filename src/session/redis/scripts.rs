@@ -9,7 +9,7 @@
 //! run twice with the same arguments, because an answer can get lost with its connection.
 //! Every answer is `{tag, payload}`.
 
-use redis::Script;
+use super::command::Script;
 
 /// The scripts, hashed once.
 #[derive(Debug)]

@@ -25,8 +25,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::link::{ANSWER, DIAL, Suspect, code, fraction};
+use super::command::code;
+use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
+use super::topology::Suspect;
 use crate::metrics::Metrics;
 use crate::session::RecordKey;
 use crate::session::cache::Cache;
@@ -172,7 +174,7 @@ impl Shared {
             match ended {
                 Ended::Lost | Ended::NotReady => {}
                 // Whoever reads over the other connection need not wait to find out.
-                Ended::Silent => self.tracked.suspect.silent(),
+                Ended::Silent => self.tracked.suspect.silent(node),
                 Ended::Refused(code) => {
                     self.refused(node, code.as_deref());
                     sleep(jittered(REFUSED_PAUSE)).await;
@@ -411,11 +413,6 @@ fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
     let mut bytes = [0; 33];
     let length = URL_SAFE_NO_PAD.decode_slice(hash, &mut bytes).ok()?;
     RecordKey::from_bytes(bytes.get(..length)?)
-}
-
-/// Or a fleet would knock in step.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + 0.5 * fraction())
 }
 
 /// Together with [`ANSWER`] less than the time for which a proof holds.

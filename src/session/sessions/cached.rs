@@ -160,7 +160,7 @@ impl Sessions {
             return Ok(self.expired(cached, key));
         }
         let spare = || self.spare(cached, key, &settings);
-        if cached.redis.is_away()
+        if cached.redis.is_away(key)
             && let Some(found) = spare()
         {
             return Ok(Lookup::Found(found));
@@ -176,7 +176,7 @@ impl Sessions {
             loaded = load => loaded,
             // Who can be served otherwise does not wait for a deadline.
             found = async {
-                cached.redis.goes_away().await;
+                cached.redis.goes_away(key).await;
                 match spare() {
                     Some(found) => found,
                     None => std::future::pending().await,

@@ -270,7 +270,7 @@ impl<'a> Fleet<'a> {
         Walk {
             fleet: self,
             index,
-            cursor: Some(0),
+            cursor: Some(Cursor::default()),
         }
     }
 

@@ -1,11 +1,14 @@
-//! Runs a real redis-server on loopback, and freezes, kills and restarts it.
+//! Runs real redis-servers on loopback, and freezes, kills and restarts them: one, some with sentinels, a Cluster.
 
+pub mod cluster;
 mod resp;
+pub mod sentinel;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +31,10 @@ pub struct Options {
     pub client_certificates: bool,
     /// ACL user and password; the default user is off then.
     pub user: Option<(String, String)>,
+    /// Further lines of the ACL file: `user reader on >secret ~* +get`.
+    pub acl: Vec<String>,
+    /// Such lines for the sentinels that watch it.
+    pub sentinel_acl: Vec<String>,
     /// Further arguments of redis-server: `["--maxmemory", "4mb"]`.
     pub arguments: Vec<String>,
 }
@@ -38,7 +45,7 @@ pub struct Redis {
     options: Options,
     address: SocketAddr,
     directory: TempDir,
-    authority: Option<Authority>,
+    authority: Option<Arc<Authority>>,
     child: Option<Child>,
 }
 
@@ -58,7 +65,12 @@ impl Redis {
 
     /// Starts with `options`.
     pub fn with(options: Options) -> Self {
-        let authority = options.tls.then(Authority::new);
+        let authority = options.tls.then(|| Arc::new(Authority::new()));
+        Self::signed_by(authority, options)
+    }
+
+    /// Starts with `options`, and for TLS with an authority that others share.
+    fn signed_by(authority: Option<Arc<Authority>>, options: Options) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory is made");
         if let Some((_, password)) = &options.user {
             crate::secrets::record("Redis password", password);
@@ -169,23 +181,19 @@ impl Redis {
             .args(["--appendfsync", "always", "--logfile"])
             .arg(directory.join("redis.log"));
         if let Some(authority) = &self.authority {
-            let issued = authority.issue(&["localhost", "127.0.0.1"]);
             command.args(["--port", "0", "--tls-port", &port]);
-            command.arg("--tls-cert-file").arg(&issued.cert_file);
-            command.arg("--tls-key-file").arg(&issued.key_file);
-            command.arg("--tls-ca-cert-file").arg(authority.file());
-            let asked = if self.options.client_certificates {
-                "yes"
-            } else {
-                "no"
-            };
-            command.args(["--tls-auth-clients", asked]);
+            let tls = tls_settings(authority, self.options.client_certificates);
+            command.args(
+                tls.iter()
+                    .flat_map(|(key, value)| [format!("--{key}"), value.clone()]),
+            );
         } else {
             command.args(["--port", &port]);
         }
         if let Some((user, password)) = &self.options.user {
             // In a file: the arguments of a process are for all to see.
-            let acl = format!("user default off\nuser {user} on >{password} ~* &* +@all\n");
+            let more = self.options.acl.join("\n");
+            let acl = format!("user default off\nuser {user} on >{password} ~* &* +@all\n{more}\n");
             let file = directory.join("users.acl");
             std::fs::write(&file, acl).expect("the ACL file is written");
             command.arg("--aclfile").arg(file);
@@ -212,12 +220,7 @@ impl Redis {
     }
 
     fn try_command(&self, words: &[&str]) -> Option<Reply> {
-        let stream = connect(&self.socket())?;
-        let mut connection = resp::Connection::new(stream);
-        if let Some((user, password)) = &self.options.user {
-            connection.call(&["AUTH", user, password])?;
-        }
-        connection.call(words)
+        try_command(&self.socket(), self.options.user.as_ref(), words)
     }
 
     fn signal(&self, signal: Signal) {
@@ -232,6 +235,30 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Settings of a server that shows a certificate of `authority`, and asks for one of clients if they need one.
+fn tls_settings(authority: &Authority, ask: bool) -> Vec<(&'static str, String)> {
+    let issued = authority.issue(&["localhost", "127.0.0.1"]);
+    let path = |path: PathBuf| path.display().to_string();
+    vec![
+        ("tls-cert-file", path(issued.cert_file)),
+        ("tls-key-file", path(issued.key_file)),
+        ("tls-ca-cert-file", path(authority.file())),
+        (
+            "tls-auth-clients",
+            if ask { "yes" } else { "no" }.to_owned(),
+        ),
+    ]
+}
+
+/// Runs a command over a Unix socket, as a user if there is one.
+fn try_command(socket: &Path, user: Option<&(String, String)>, words: &[&str]) -> Option<Reply> {
+    let mut connection = resp::Connection::new(connect(socket)?);
+    if let Some((user, password)) = user {
+        connection.call(&["AUTH", user, password])?;
+    }
+    connection.call(words)
 }
 
 fn connect(path: &Path) -> Option<UnixStream> {

@@ -1,7 +1,9 @@
 //! Scripts heartbeats, losses and pushes of two masters.
 
-use super::super::link::Link;
+use super::super::topology::Topology;
 use super::*;
+use crate::config::model;
+use crate::secret::StoreUrl;
 use crate::session::SessionId;
 use crate::session::testing::session;
 
@@ -15,16 +17,25 @@ impl Rig {
     /// Two masters, of which none is tracked yet.
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let client = Client::open("redis://127.0.0.1:1/").unwrap();
-        let link = Link::new(client, Arc::clone(&metrics));
+        let nowhere = model::RedisStore {
+            url: StoreUrl::new("redis://127.0.0.1:1/"),
+            more_urls: Vec::new(),
+            mode: model::RedisMode::Single,
+            username: None,
+            password: None,
+            ca_pem: None,
+            client_cert: None,
+            key_prefix: "daypass:".into(),
+        };
+        let topology = Topology::new(&nowhere, Arc::clone(&metrics)).unwrap();
         let (masters, receiver) = watch::channel(Arc::from([]));
         let shared = Shared {
             tracked: Tracked {
                 masters: receiver,
-                redials: link.dialled(),
+                redials: topology.dialled(),
                 records: "daypass:s:".into(),
                 marks: "daypass:r:".into(),
-                suspect: link.suspect(),
+                suspect: topology.suspect(),
             },
             hear: Listeners {
                 cache: Arc::new(Cache::new(100, Arc::clone(&metrics))),

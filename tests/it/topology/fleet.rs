@@ -1,0 +1,189 @@
+//! Runs two replicas over Redis with sentinels and over a Cluster, under load, and takes masters away.
+
+use std::process::Command;
+use std::time::Duration;
+
+use daypass_testbed::daypass::{Daypass, Setup};
+use daypass_testbed::echo::Echo;
+use daypass_testbed::provider::{Endpoint, Provider};
+use daypass_testbed::raw::wait_for;
+use daypass_testbed::redis::Options;
+use daypass_testbed::redis::cluster::Cluster;
+use daypass_testbed::redis::sentinel::{Watched, user};
+use serde_json::json;
+
+use super::load::{Load, PATIENCE, sign_in, status};
+use crate::BINARY;
+
+/// Tokens run out all the time: what is tried is mostly how they are refreshed.
+fn provider() -> Provider {
+    Provider::with(|settings| settings.access_ttl = Duration::from_secs(2))
+}
+
+fn setup(provider: &Provider, echo: &Echo) -> Setup {
+    Setup::new(provider, &echo.url())
+        .set("session.refresh_before", "1s")
+        .session_key()
+}
+
+fn check_online(daypass: &Daypass) -> String {
+    let check = Command::new(BINARY)
+        .args(["check", "--online", "-c"])
+        .arg(daypass.config_file())
+        .output()
+        .expect("daypass runs");
+    let text = [check.stdout, check.stderr].concat();
+    format!(
+        "{:?} {}",
+        check.status.code(),
+        String::from_utf8_lossy(&text)
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_replace_a_master_under_load_and_a_password_is_rotated() {
+    let (provider, echo) = (provider(), Echo::start());
+    let (first, second) = (user("daypass"), user("daypass"));
+    let rights = "~daypass:* -@all +ping +select +get +set +del +exists +pttl +pexpire +hget +hset +hmget +evalsha +script|load +client|tracking";
+    let mut watched = Watched::with(
+        1,
+        Options {
+            tls: true,
+            client_certificates: true,
+            user: Some(user("admin")),
+            acl: vec![format!("user daypass on >{} {rights}", first.1)],
+            ..Options::default()
+        },
+    );
+    let own = watched.client_certificate();
+    let mut store = watched.store();
+    let redis = &mut store["redis"];
+    redis["username"] = json!("daypass");
+    redis["password"] = json!({"file": "@DIR@/redis-password"});
+    redis["tls"]["client_cert"] = json!(own.cert_file);
+    redis["tls"]["client_key"] = json!(own.key_file);
+    let setup = setup(&provider, &echo)
+        .set("session.store", store)
+        .file("redis-password", &first.1);
+    let mut fleet = Daypass::fleet(BINARY, &setup, 2);
+    let checked = check_online(&fleet[0]);
+    assert!(checked.starts_with("Some(0)"), "{checked}");
+
+    let people = [
+        sign_in(&fleet).await,
+        sign_in(&fleet).await,
+        sign_in(&fleet).await,
+    ];
+    let load = Load::start(&fleet, &people);
+    load.served(5, "before").await;
+    assert_eq!(load.others(), Vec::<String>::new());
+    watched.kill_sentinel(0);
+    watched.server_mut(0).kill();
+    let master = watched.wait_for_failover(0);
+    let asked = provider.count(Endpoint::Refresh);
+    load.served(5, "after the failover").await;
+    // Each must get a new token on the new master, which has never seen the scripts.
+    assert!(provider.wait_for_count(Endpoint::Refresh, asked + 2 * people.len(), PATIENCE));
+    assert_eq!(provider.reused(), 0, "no token was presented twice");
+    let checked = check_online(&fleet[0]);
+    assert!(
+        checked.contains("does not answer") && checked.contains("sentinel"),
+        "{checked}"
+    );
+
+    // A password that Redis learns first, and then knows alone. Nobody notices.
+    load.served(1, "before the rotation").await;
+    let before = load.others().len();
+    let server = watched.server(master);
+    server.command(&["ACL", "SETUSER", "daypass", &format!(">{}", second.1)]);
+    let connections = || {
+        let list = server.command(&["CLIENT", "LIST"]).bytes();
+        let list = String::from_utf8_lossy(&list).into_owned();
+        let ours = list.lines().filter(|line| line.contains("user=daypass"));
+        let mut ids: Vec<_> = ours
+            .filter_map(|line| line.split(' ').next().map(ToOwned::to_owned))
+            .collect();
+        ids.sort();
+        ids
+    };
+    let old = connections();
+    assert_eq!(old.len(), fleet.len());
+    for daypass in &mut fleet {
+        daypass.change(|setup| setup.file("redis-password", &second.1));
+    }
+    let replaced = wait_for(PATIENCE, || {
+        let now = connections();
+        (now.len() == old.len() && now.iter().all(|id| !old.contains(id))).then_some(())
+    });
+    assert!(replaced.is_some(), "{old:?} {:?}", connections());
+    server.command(&["ACL", "SETUSER", "daypass", &format!("<{}", first.1)]);
+    load.served(5, "after the rotation").await;
+    assert_eq!(load.others().len(), before, "no request was lost");
+    load.end().await;
+
+    // Nobody was signed out, until they sign out themselves: here, and so everywhere.
+    for person in &people {
+        let out = person.post(fleet[0].url("/oauth2/logout/local"));
+        let out = out.header("sec-fetch-site", "same-origin").send().await;
+        assert_eq!(out.expect("an answer").status, 204);
+        assert_eq!(status(&fleet, person, 1).await, 401);
+    }
+    assert_eq!(provider.reused(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_moves_slots_and_replaces_a_master_under_load() {
+    let (provider, echo) = (provider(), Echo::start());
+    let mut cluster = Cluster::start(3, true);
+    let setup = setup(&provider, &echo).set("session.store", cluster.store());
+    let fleet = Daypass::fleet(BINARY, &setup, 2);
+    let checked = check_online(&fleet[0]);
+    assert!(checked.starts_with("Some(0)"), "{checked}");
+    let mut people = Vec::new();
+    for _ in 0..4 {
+        people.push(sign_in(&fleet).await);
+    }
+    let mut slots: Vec<u16> = cluster.keys().iter().map(|key| cluster.slot(key)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    assert!(slots.len() >= people.len(), "a slot each, near enough");
+
+    // Each session moves to each of the other masters and back again, in the middle of requests and refreshes.
+    let load = Load::start(&fleet, &people);
+    load.served(5, "before").await;
+    for _ in 0..3 {
+        for slot in &slots {
+            let from = cluster.holder(0, *slot).expect("a master");
+            cluster.move_slot(*slot, from, (from + 1) % 3);
+        }
+        load.served(5, "after a move").await;
+    }
+    assert_eq!(load.others(), Vec::<String>::new(), "moves are not noticed");
+    assert_eq!(provider.reused(), 0);
+
+    let lost = cluster.holder(0, slots[0]).expect("a master");
+    cluster.node_mut(lost).kill();
+    let next = cluster.wait_for_failover(lost, slots[0]);
+    assert_eq!(next, lost + 3, "its replica");
+    let asked = provider.count(Endpoint::Refresh);
+    load.served(5, "after the failover").await;
+    assert!(provider.wait_for_count(Endpoint::Refresh, asked + 2 * people.len(), PATIENCE));
+    load.end().await;
+    assert_eq!(provider.reused(), 0, "no token was presented twice");
+    for person in &people {
+        assert_eq!(status(&fleet, person, 1).await, 200);
+        let out = person.post(fleet[1].url("/oauth2/logout/local"));
+        let out = out
+            .header("sec-fetch-site", "same-origin")
+            .via(fleet[1].public())
+            .send()
+            .await;
+        assert_eq!(out.expect("an answer").status, 204);
+        assert_eq!(status(&fleet, person, 0).await, 401);
+    }
+    assert_eq!(
+        cluster.keys(),
+        Vec::<String>::new(),
+        "nothing is left behind"
+    );
+}

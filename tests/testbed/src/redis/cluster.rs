@@ -1,0 +1,355 @@
+//! Runs a Cluster: masters with a replica each, slots that can be moved, nodes that can be added.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Options, Redis, Reply};
+use crate::raw::wait_for;
+
+/// Number of slots.
+pub const SLOTS: u16 = 16_384;
+/// How long a node may be silent.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for anything that the nodes have to agree on.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running Cluster; killed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Redis>,
+    buses: Vec<SocketAddr>,
+    options: Options,
+}
+
+impl Cluster {
+    /// `masters`, which share the slots evenly, and as many replicas if `replicated`: node `masters + n` is that of node `n`.
+    pub fn start(masters: usize, replicated: bool) -> Self {
+        Self::with(masters, replicated, Options::default())
+    }
+
+    /// As [`Cluster::start`], all nodes with `options`.
+    pub fn with(masters: usize, replicated: bool, options: Options) -> Self {
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            buses: Vec::new(),
+            options,
+        };
+        let count = if replicated { 2 * masters } else { masters };
+        for _ in 0..count {
+            cluster.start_node();
+        }
+        for (index, node) in cluster.nodes[..masters].iter().enumerate() {
+            let bound = |index: usize| usize::from(SLOTS) * index / masters;
+            let (first, last) = (bound(index), bound(index + 1) - 1);
+            let words = [
+                "CLUSTER",
+                "ADDSLOTSRANGE",
+                &first.to_string(),
+                &last.to_string(),
+            ];
+            assert_eq!(node.command(&words), Reply::Status("OK".to_owned()));
+            // Distinct epochs from the start: settling them takes the nodes a while.
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+        }
+        for index in 1..count {
+            cluster.meet(index);
+        }
+        cluster.wait_for_nodes(count);
+        if replicated {
+            for index in 0..masters {
+                let id = cluster.id(index);
+                let answer = cluster.nodes[masters + index].command(&["CLUSTER", "REPLICATE", &id]);
+                assert_eq!(answer, Reply::Status("OK".to_owned()));
+            }
+            for index in 0..masters {
+                cluster.wait_for_replica(index);
+            }
+        }
+        cluster.wait_until_ok();
+        cluster
+    }
+
+    /// What `session.store` says to use it; the first two nodes tell the others.
+    pub fn store(&self) -> Value {
+        let urls: Vec<String> = self
+            .nodes
+            .iter()
+            .take(2)
+            .map(|node| self.url(node))
+            .collect();
+        let mut redis = json!({"mode": "cluster", "urls": urls});
+        if let Some((user, password)) = &self.options.user {
+            redis["username"] = json!(user);
+            redis["password"] = json!(password);
+        }
+        json!({"redis": redis})
+    }
+
+    /// A node by its number.
+    pub fn node(&self, index: usize) -> &Redis {
+        &self.nodes[index]
+    }
+
+    /// As [`Cluster::node`], to kill and restart.
+    pub fn node_mut(&mut self, index: usize) -> &mut Redis {
+        &mut self.nodes[index]
+    }
+
+    /// How many nodes there are, dead ones included.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Numbers of the nodes that hold slots, as `node` sees it.
+    pub fn masters(&self, node: usize) -> Vec<usize> {
+        let mut masters: Vec<usize> = self.ranges(node).into_iter().map(|range| range.2).collect();
+        masters.sort_unstable();
+        masters.dedup();
+        masters
+    }
+
+    /// Number of the node that holds a slot, as `node` sees it.
+    pub fn holder(&self, node: usize, slot: u16) -> Option<usize> {
+        let ranges = self.ranges(node);
+        let range = ranges
+            .iter()
+            .find(|range| (range.0..=range.1).contains(&slot))?;
+        Some(range.2)
+    }
+
+    /// The slot of a key.
+    pub fn slot(&self, key: &str) -> u16 {
+        let answer = self
+            .living()
+            .command(&["CLUSTER", "KEYSLOT", key])
+            .integer();
+        answer
+            .and_then(|slot| u16::try_from(slot).ok())
+            .expect("a slot")
+    }
+
+    /// All keys, of all masters that answer.
+    pub fn keys(&self) -> Vec<String> {
+        let masters = self.nodes.iter().filter(|node| {
+            let role = node.try_command(&["ROLE"]).map(|role| role.strings());
+            role.is_some_and(|role| role.first().is_some_and(|role| role == "master"))
+        });
+        masters.flat_map(Redis::keys).collect()
+    }
+
+    /// A node that joins, without slots. Its number.
+    pub fn join(&mut self) -> usize {
+        let index = self.start_node();
+        self.meet(index);
+        let living = self
+            .nodes
+            .iter()
+            .filter(|node| node.try_command(&["PING"]).is_some());
+        self.wait_for_nodes(living.count());
+        // It takes nothing for the first two seconds.
+        self.wait_until_ok();
+        index
+    }
+
+    /// Begins to move a slot: the source knows the target, and the other way round.
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        let (source, target) = (self.id(from), self.id(to));
+        let ok = Reply::Status("OK".to_owned());
+        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source];
+        assert_eq!(self.nodes[to].command(&importing), ok);
+        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target];
+        assert_eq!(self.nodes[from].command(&migrating), ok);
+    }
+
+    /// Moves the keys of a slot on its way.
+    pub fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        let target = self.nodes[to].address();
+        let (host, port) = (target.ip().to_string(), target.port().to_string());
+        loop {
+            let words = ["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "10"];
+            let keys = self.nodes[from].command(&words).strings();
+            if keys.is_empty() {
+                return;
+            }
+            let mut words = vec!["MIGRATE", &host, &port, "", "0", "5000"];
+            if let Some((user, password)) = &self.options.user {
+                words.extend(["AUTH2", user, password]);
+            }
+            words.push("KEYS");
+            words.extend(keys.iter().map(String::as_str));
+            let answer = self.nodes[from].command(&words);
+            // A key may have gone meanwhile.
+            assert!(
+                matches!(&answer, Reply::Status(text) if text == "OK" || text == "NOKEY"),
+                "{answer:?}"
+            );
+        }
+    }
+
+    /// Gives a moved slot to its new master, who is told first.
+    pub fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let id = self.id(to);
+        for node in [to, from] {
+            let words = ["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id];
+            assert_eq!(
+                self.nodes[node].command(&words),
+                Reply::Status("OK".to_owned())
+            );
+        }
+    }
+
+    /// Moves a slot with all its keys.
+    pub fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        self.begin_move(slot, from, to);
+        self.move_keys(slot, from, to);
+        self.end_move(slot, from, to);
+    }
+
+    /// Waits until another node holds the slots of a dead one, and the Cluster works again. Its number.
+    pub fn wait_for_failover(&self, from: usize, slot: u16) -> usize {
+        let next = wait_for(PATIENCE, || {
+            let living = self
+                .nodes
+                .iter()
+                .position(|node| node.try_command(&["PING"]).is_some())?;
+            let holder = self.holder(living, slot).filter(|holder| *holder != from)?;
+            self.is_ok().then_some(holder)
+        });
+        next.unwrap_or_else(|| panic!("no failover: {}", self.living().log()))
+    }
+
+    /// Waits until every living node says that the Cluster works.
+    pub fn wait_until_ok(&self) {
+        let ok = wait_for(PATIENCE, || self.is_ok().then_some(()));
+        assert!(
+            ok.is_some(),
+            "the Cluster does not come up: {}",
+            self.nodes[0].log()
+        );
+    }
+
+    /// Waits until the replica of a master at the start has its data.
+    fn wait_for_replica(&self, master: usize) {
+        let synced = wait_for(PATIENCE, || {
+            let info = self.nodes[master].command(&["INFO", "replication"]).bytes();
+            String::from_utf8_lossy(&info)
+                .contains("state=online")
+                .then_some(())
+        });
+        assert!(synced.is_some(), "no replica: {}", self.nodes[master].log());
+    }
+
+    fn url(&self, node: &Redis) -> String {
+        let scheme = if self.options.tls { "rediss" } else { "redis" };
+        format!("{scheme}://{}", node.address())
+    }
+
+    fn start_node(&mut self) -> usize {
+        let bus = crate::ports::free();
+        let mut options = self.options.clone();
+        let settings = [
+            ("--cluster-enabled", "yes".to_owned()),
+            ("--cluster-config-file", "nodes.conf".to_owned()),
+            (
+                "--cluster-node-timeout",
+                NODE_TIMEOUT.as_millis().to_string(),
+            ),
+            ("--cluster-port", bus.port().to_string()),
+            ("--repl-diskless-sync-delay", "0".to_owned()),
+        ];
+        for (key, value) in settings {
+            options.arguments.extend([key.to_owned(), value]);
+        }
+        if self.options.tls {
+            // Or else they announce their plain ports.
+            let words = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+            options.arguments.extend(words.map(ToOwned::to_owned));
+        }
+        if let Some((user, password)) = &self.options.user {
+            let words = ["--masteruser", user, "--masterauth", password];
+            options.arguments.extend(words.map(ToOwned::to_owned));
+        }
+        let authority = self.nodes.first().and_then(|node| node.authority.clone());
+        let node = match authority {
+            Some(authority) => Redis::signed_by(Some(authority), options),
+            None => Redis::with(options),
+        };
+        self.nodes.push(node);
+        self.buses.push(bus);
+        self.nodes.len() - 1
+    }
+
+    /// Introduces a node to all before it: waiting for gossip takes longer.
+    fn meet(&self, index: usize) {
+        for other in 0..index {
+            let address = self.nodes[other].address();
+            let (host, port) = (address.ip().to_string(), address.port().to_string());
+            let bus = self.buses[other].port().to_string();
+            self.nodes[index].command(&["CLUSTER", "MEET", &host, &port, &bus]);
+        }
+    }
+
+    fn wait_for_nodes(&self, count: usize) {
+        let met = wait_for(PATIENCE, || {
+            let all = self.nodes.iter().filter_map(|node| {
+                let text = node.try_command(&["CLUSTER", "NODES"])?.bytes();
+                Some(String::from_utf8_lossy(&text).into_owned())
+            });
+            let met = |text: String| {
+                let lines = text.lines().filter(|line| line.contains(" connected"));
+                !text.contains("handshake") && lines.count() >= count
+            };
+            all.map(met).all(|met| met).then_some(())
+        });
+        assert!(
+            met.is_some(),
+            "the nodes do not meet: {}",
+            self.nodes[0].log()
+        );
+    }
+
+    fn is_ok(&self) -> bool {
+        let mut living = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.try_command(&["CLUSTER", "INFO"]));
+        living.all(|info| String::from_utf8_lossy(&info.bytes()).contains("cluster_state:ok"))
+    }
+
+    fn id(&self, index: usize) -> String {
+        let id = self.nodes[index].command(&["CLUSTER", "MYID"]).bytes();
+        String::from_utf8(id).expect("hexadecimal digits")
+    }
+
+    fn living(&self) -> &Redis {
+        let mut nodes = self.nodes.iter();
+        let living = nodes.find(|node| node.try_command(&["PING"]).is_some());
+        living.expect("a node answers")
+    }
+
+    /// First and last slot and number of the master, for each range.
+    fn ranges(&self, node: usize) -> Vec<(u16, u16, usize)> {
+        let Some(Reply::Array(ranges)) = self.nodes[node].try_command(&["CLUSTER", "SLOTS"]) else {
+            return Vec::new();
+        };
+        let read = |range: &Reply| {
+            let Reply::Array(range) = range else {
+                return None;
+            };
+            let slot = |at: usize| u16::try_from(range.get(at)?.integer()?).ok();
+            let Reply::Array(master) = range.get(2)? else {
+                return None;
+            };
+            let port = u16::try_from(master.get(1)?.integer()?).ok()?;
+            let known = self
+                .nodes
+                .iter()
+                .position(|node| node.address().port() == port)?;
+            Some((slot(0)?, slot(1)?, known))
+        };
+        ranges.iter().filter_map(read).collect()
+    }
+}

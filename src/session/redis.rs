@@ -213,7 +213,7 @@ impl Redis {
         generation: u64,
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
-        let key = id.record_key();
+        let (key, asked) = (id.record_key(), Instant::now());
         let unsure = self.unsure.remove(&key);
         let owner = unsure.map_or_else(Owner::random, |(_, owner)| owner);
         let mut script = self.keys(&self.scripts.lease, id);
@@ -235,7 +235,7 @@ impl Redis {
             granted_or_newer => match open(id, keys, &payload) {
                 None => LeaseAnswer::Gone,
                 Some(session) if granted_or_newer == "granted" => {
-                    LeaseAnswer::Granted(Lease { session, owner })
+                    LeaseAnswer::Granted(Lease::new(session, owner, asked, ttl))
                 }
                 Some(session) => LeaseAnswer::Newer(session),
             },
@@ -307,6 +307,9 @@ impl Redis {
         let (tag, payload) = self.run(StoreOp::Delete, &script).await?;
         Ok(match &*tag {
             "held" => EndAnswer::Held {
+                retry_in: left(&payload),
+            },
+            "disputed" => EndAnswer::Disputed {
                 retry_in: left(&payload),
             },
             "newer" => open(id, keys, &payload).map_or(EndAnswer::Ended, EndAnswer::Newer),

@@ -2,7 +2,9 @@
 //!
 //! A record is a hash: `d` the sealed session, `g` its generation, `w` the lease owner who wrote it last. `p`, when not
 //! empty, is a sealed next generation that is parked: its owner `o` lost the lease, and whether it counts depends on what
-//! the present holder hears. A lease is a string: `h` and the owner while a refresh is under way, `c` while everyone
+//! the present holder hears. `q`, when not empty, is an owner who lost the lease while the provider was still to answer,
+//! and `u` until when that is believed (Redis' clock, in ms): renewed as leases are, for as long as they wait.
+//! A lease is a string: `h` and the owner while a refresh is under way, `c` while everyone
 //! pauses after a failed one.
 //! No script ever creates a record but `create`, so that none can bring back what a logout deleted; and each may be
 //! run twice with the same arguments, because an answer can get lost with its connection.
@@ -59,9 +61,10 @@ if not r[1] then return {'gone', ''} end
 if r[2] and r[2] ~= '' then return {'deleted', r[2]} end
 return {'deleted', r[1]}";
 
-// With tokens parked and nobody left who could bring better ones, the old token is not presented again.
+// With tokens parked and nobody left who could bring better ones, the old token is not presented again; nor while someone
+// who lost the lease still waits for their answer.
 const LEASE: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o')
+local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o', 'q', 'u')
 if not r[1] or not r[2] then return {'gone', ''} end
 if r[1] ~= ARGV[1] then return {'newer', r[2]} end
 local mine = 'h' .. ARGV[2]
@@ -71,17 +74,23 @@ if lease and lease ~= mine and lease ~= 'c' then
 end
 if r[3] and r[3] ~= '' then
   local next = string.format('%.0f', tonumber(r[1]) + 1)
-  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '')
+  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '', 'q', '')
   redis.call('DEL', KEYS[2])
   return {'newer', r[3]}
 end
 if lease == 'c' then
   return {'cooling', tostring(redis.call('PTTL', KEYS[2]))}
 end
+if r[5] and r[5] ~= '' and r[5] ~= ARGV[2] then
+  local t = redis.call('TIME')
+  local left = tonumber(r[6]) - (t[1] * 1000 + math.floor(t[2] / 1000))
+  if left > 0 then return {'held', string.format('%.0f', left)} end
+end
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
 return {'granted', r[2]}";
 
-// A lease that vanished is taken again: nobody else has it, and the token is on its way.
+// A lease that vanished is taken again: nobody else has it, and the token is on its way. One that another has now is lost,
+// but they are told that the token is on its way by our hand, too: what they hear of it is not the last word.
 const RENEW: &str = r"
 local mine = 'h' .. ARGV[2]
 local lease = redis.call('GET', KEYS[2])
@@ -89,16 +98,20 @@ if lease == mine then
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
   return {'ok', ''}
 end
-if not lease and redis.call('HGET', KEYS[1], 'g') == ARGV[1] then
+if redis.call('HGET', KEYS[1], 'g') ~= ARGV[1] then return {'lost', ''} end
+if not lease then
   redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
   return {'ok', ''}
 end
+local t = redis.call('TIME')
+local till = t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[3]
+redis.call('HSET', KEYS[1], 'q', ARGV[2], 'u', string.format('%.0f', till))
 return {'lost', ''}";
 
 // The TTL stays as it is: a refresh is no use of the session. Whoever finds another at it parks what they have, and asks
 // again: should the other hear `invalid_grant`, END puts it in force. Who parked first stays: they answer the same token.
 const COMMIT: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'w', 'd', 'p')
+local r = redis.call('HMGET', KEYS[1], 'g', 'w', 'd', 'p', 'q')
 local lease = redis.call('GET', KEYS[2])
 local mine = lease == 'h' .. ARGV[2]
 if not r[1] then
@@ -117,13 +130,15 @@ if lease and not mine and lease ~= 'c' then
   if not r[4] or r[4] == '' then
     redis.call('HSET', KEYS[1], 'p', ARGV[4], 'o', ARGV[2])
   end
+  if r[5] == ARGV[2] then redis.call('HSET', KEYS[1], 'q', '') end
   return {'held', tostring(redis.call('PTTL', KEYS[2]))}
 end
-redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2], 'p', '')
+redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2], 'p', '', 'q', '')
 redis.call('DEL', KEYS[2])
 return {'stored', ''}";
 
 const GIVE_UP: &str = r"
+if redis.call('HGET', KEYS[1], 'q') == ARGV[1] then redis.call('HSET', KEYS[1], 'q', '') end
 local lease = redis.call('GET', KEYS[2])
 if lease and lease ~= 'h' .. ARGV[1] then return {'lost', ''} end
 if tonumber(ARGV[2]) > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -134,9 +149,10 @@ end
 return {'ok', ''}";
 
 // Whoever else holds the lease has presented the same token: what became of it, only they know. And who has parked tokens
-// got them for it: that is why it is dead, and the session is not.
+// got them for it: that is why it is dead, and the session is not. Who lost the lease and still waits for an answer may be
+// about to.
 const END: &str = r"
-local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o')
+local r = redis.call('HMGET', KEYS[1], 'g', 'd', 'p', 'o', 'q', 'u')
 local lease = redis.call('GET', KEYS[2])
 local mine = lease == 'h' .. ARGV[2]
 if not r[1] then
@@ -147,14 +163,20 @@ if r[1] ~= ARGV[1] then
   if mine then redis.call('DEL', KEYS[2]) end
   return {'newer', r[2] or ''}
 end
+if r[5] == ARGV[2] then redis.call('HSET', KEYS[1], 'q', '') end
 if lease and not mine and lease ~= 'c' then
   return {'held', tostring(redis.call('PTTL', KEYS[2]))}
 end
 if r[3] and r[3] ~= '' then
   local next = string.format('%.0f', tonumber(r[1]) + 1)
-  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '')
+  redis.call('HSET', KEYS[1], 'd', r[3], 'g', next, 'w', r[4], 'p', '', 'q', '')
   redis.call('DEL', KEYS[2])
   return {'newer', r[3]}
+end
+if r[5] and r[5] ~= '' and r[5] ~= ARGV[2] then
+  local t = redis.call('TIME')
+  local left = tonumber(r[6]) - (t[1] * 1000 + math.floor(t[2] / 1000))
+  if left > 0 then return {'disputed', string.format('%.0f', left)} end
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return {'ended', ''}";

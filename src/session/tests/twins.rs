@@ -111,6 +111,7 @@ impl Side {
                 EndAnswer::Ended => "ended".into(),
                 EndAnswer::Newer(s) => format!("newer {}", s.generation),
                 EndAnswer::Held { .. } => "held".into(),
+                EndAnswer::Disputed { .. } => "disputed".into(),
             },
         }
     }

@@ -23,7 +23,7 @@ use url::Url;
 use self::form::{Sent, TrackedBody, Withheld};
 use super::pause::retry_after;
 use super::{Acted, CallError, Claims};
-use crate::clock::SharedClock;
+use crate::clock::{self, SharedClock};
 use crate::config::model;
 use crate::metrics::{CallResult, Endpoint, Metrics};
 use crate::secret::RefreshToken;
@@ -205,9 +205,9 @@ impl Caller {
         let sent = Sent::default();
         let is_form = request.form.is_some();
         let within = request.within;
-        let answer = tokio::time::timeout(within, self.exchange(request, &sent))
+        let answer = clock::within(within, self.exchange(request, &sent))
             .await
-            .unwrap_or_else(|_| {
+            .unwrap_or_else(|| {
                 let reason = "no answer in time";
                 Err(unavailable(
                     CallResult::Timeout,

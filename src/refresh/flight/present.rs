@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{Flight, LONGEST_POLL};
+use crate::clock;
 use crate::oidc::{Acted, CallError, Clearance, TokenResponse};
 use crate::refresh::endpoint::TokenEndpoint;
 use crate::refresh::failures::spread;
@@ -32,7 +33,7 @@ impl<E: TokenEndpoint> Flight<E> {
         loop {
             // The endpoint keeps its own deadline; this one only bounds a broken one.
             let limit = self.endpoint.patience() + Duration::from_secs(5);
-            let answer = timeout(limit, self.endpoint.refresh(token, &clearance))
+            let answer = clock::within(limit, self.endpoint.refresh(token, &clearance))
                 .await
                 .unwrap_or(Err(CallError::Unavailable {
                     reason: "no answer in time",

@@ -185,6 +185,39 @@ async fn a_frozen_holder_that_wakes_to_a_rejection_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_while_its_holder_is_frozen_is_not_thrown_away() {
+    // REFRESH-09: patience is over when it wakes, and the answer has long been there.
+    let mut rig = Rig::with(
+        2,
+        |_| {},
+        |setup| {
+            let setup = setup.set("provider.timeout", "1s");
+            setup.set("provider.refresh_patience", "1s")
+        },
+    );
+    let people = rig.all_expired(8).await;
+    rig.echo.forget();
+    for _ in &people {
+        rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
+    }
+    let calls = people.iter().map(|person| rig.call(person, 0, "/orders"));
+    let waiting: Vec<_> = calls.map(|call| tokio::spawn(call.send())).collect();
+    tokio::task::block_in_place(|| rig.wait_for_calls(8));
+    rig.fleet[0].freeze();
+    rig.provider.release();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    rig.fleet[0].thaw();
+    for request in waiting {
+        let _ = request.await.expect("an end, of whatever kind");
+    }
+    for person in &people {
+        rig.until(person, 1, 200).await;
+    }
+    assert_eq!((rig.calls(), rig.provider.reused()), (8, 0));
+    rig.assert_refreshes("success", 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_told_to_go_finishes_its_refresh_first() {
     // REFRESH-35.
     let mut rig = Rig::with(2, |_| {}, |setup| setup);

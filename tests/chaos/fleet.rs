@@ -76,7 +76,7 @@ impl Run {
 async fn a_short_stretch_of_bad_luck_breaks_no_promise() {
     let run = Run {
         seed: 20,
-        length: Duration::from_secs(8),
+        length: Duration::from_secs(7),
         people: 20,
         hardship: Hardship::Short,
         recovery: Duration::from_secs(30),

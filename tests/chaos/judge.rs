@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use daypass_testbed::provider::{Presentation, Verdict};
 
-use crate::ledger::{Ledger, a_while_before, before};
+use crate::ledger::{Ledger, Lost, a_while_before, before};
 use crate::plan::Trouble;
 use crate::world::PATIENCE;
 
@@ -74,8 +74,14 @@ pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
         .map(|_| Fate::OutOfReach)
 }
 
-/// `[1]` Nobody shows a refresh token again, unless what became of it the time before could not be known.
-pub(crate) fn presentations(journal: &[Presentation], ledger: &mut Ledger) {
+/// `[1]` Nobody shows a refresh token again, unless what became of it the time before could not be known. Looks at what
+/// was shown from one moment to another.
+pub(crate) fn presentations(
+    journal: &[Presentation],
+    ledger: &mut Ledger,
+    from: Instant,
+    until: Instant,
+) {
     let mut tokens: BTreeMap<u64, Vec<&Presentation>> = BTreeMap::new();
     for shown in journal {
         tokens.entry(shown.token).or_default().push(shown);
@@ -85,6 +91,9 @@ pub(crate) fn presentations(journal: &[Presentation], ledger: &mut Ledger) {
     for shown in tokens.values() {
         for pair in shown.windows(2) {
             let (first, again) = (pair[0], pair[1]);
+            if again.arrived < from || again.arrived >= until {
+                continue;
+            }
             let over = first.ended.is_some_and(|at| at <= again.arrived);
             let harmless = first.verdict == Some(Verdict::Unprocessed) && over;
             if harmless {
@@ -111,21 +120,27 @@ pub(crate) fn presentations(journal: &[Presentation], ledger: &mut Ledger) {
             ));
         }
     }
-    ledger
+    let counted = ledger
         .counts
-        .insert("tokens shown again, inherently".to_owned(), inherent);
+        .entry("tokens shown again, inherently".to_owned());
+    *counted.or_default() += inherent;
     for what in wrong {
         ledger.violated("1: a refresh token is presented once", &what);
     }
 }
 
-/// `[2]` Nobody loses a session but to what must lose it.
-pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger) {
+/// `[2]` Nobody loses a session but to what must lose it. Looks at what was lost until then.
+pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Instant) {
     let mut by_visit: HashMap<&str, Vec<&Presentation>> = HashMap::new();
     for shown in journal {
         by_visit.entry(shown.user.as_str()).or_default().push(shown);
     }
-    for lost in std::mem::take(&mut ledger.lost) {
+    let (due, later) = std::mem::take(&mut ledger.lost)
+        .into_iter()
+        .partition(|lost| lost.at < until);
+    ledger.lost = later;
+    let due: Vec<Lost> = due;
+    for lost in due {
         let shown = by_visit.get(lost.visit.as_str());
         let shown = shown.map(Vec::as_slice).unwrap_or_default();
         let acted = |shown: &&&Presentation| shown.verdict != Some(Verdict::Unprocessed);
@@ -164,5 +179,138 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger) {
             last.join("; ")
         );
         ledger.violated("2: no session is lost", &what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Happened;
+    use crate::plan::Misbehaviour;
+
+    /// The provider's journal and the ledger of one token, by milliseconds since the start.
+    struct Story {
+        ledger: Ledger,
+        journal: Vec<Presentation>,
+    }
+
+    impl Story {
+        fn new() -> Self {
+            let mut ledger = Ledger::new();
+            ledger.began = Instant::now()
+                .checked_sub(Duration::from_mins(1))
+                .expect("the machine has run for a minute");
+            Self {
+                ledger,
+                journal: Vec::new(),
+            }
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.ledger.began + Duration::from_millis(millis)
+        }
+
+        fn shown(mut self, by: usize, from: u64, until: u64, verdict: Verdict, cut: bool) -> Self {
+            self.journal.push(Presentation {
+                user: "0.1".to_owned(),
+                token: 7,
+                sender: by,
+                arrived: self.at(from),
+                verdict: Some(verdict),
+                decided: Some(self.at(from)),
+                ended: Some(self.at(until)),
+                cut,
+            });
+            self
+        }
+
+        fn trouble(mut self, trouble: Trouble, from: u64, until: u64) -> Self {
+            let (from, until) = (self.at(from), Some(self.at(until)));
+            self.ledger.happened.push(Happened {
+                trouble,
+                from,
+                until,
+            });
+            self
+        }
+
+        /// How many promises were broken by what was shown, and by a loss at the end.
+        fn judged(mut self) -> (usize, usize) {
+            let (from, until) = (self.ledger.began, Instant::now());
+            presentations(&self.journal, &mut self.ledger, from, until);
+            let shown = self.ledger.violations.len();
+            self.ledger.lost.push(Lost {
+                visit: "0.1".to_owned(),
+                at: self.at(50_000),
+                replica: 0,
+                reason: "revoked".to_owned(),
+            });
+            losses(&self.journal, &mut self.ledger, until);
+            (shown, self.ledger.violations.len() - shown)
+        }
+    }
+
+    #[test]
+    fn what_had_to_be_is_told_from_what_had_not() {
+        use Verdict::{Accepted, Reused, Unprocessed};
+        let again = |story: Story, at| story.shown(1, at, at + 100, Reused, false);
+        let once = |until| Story::new().shown(0, 1000, until, Accepted, false);
+        let down = Trouble::Provider(Misbehaviour::Down);
+        for (name, story, want) in [
+            ("nothing happened to it", again(once(1100), 9000), (1, 1)),
+            ("two at once", again(once(3000), 2000), (1, 1)),
+            (
+                "not acted upon",
+                Story::new()
+                    .shown(0, 1000, 1100, Unprocessed, true)
+                    .shown(1, 2000, 2100, Accepted, false),
+                (0, 1),
+            ),
+            (
+                "cut",
+                again(Story::new().shown(0, 1000, 1100, Accepted, true), 1200),
+                (0, 0),
+            ),
+            ("too late", again(once(6500), 6200), (0, 0)),
+            (
+                "killed in the middle",
+                again(once(1500), 12_000).trouble(Trouble::Killed(0), 1200, 5000),
+                (0, 0),
+            ),
+            (
+                "another was killed",
+                again(once(1500), 12_000).trouble(Trouble::Killed(2), 1200, 5000),
+                (1, 1),
+            ),
+            (
+                "killed long after",
+                again(once(1500), 12_000).trouble(Trouble::Killed(0), 8000, 9000),
+                (1, 1),
+            ),
+            (
+                "killed while the store was away",
+                again(once(1500), 12_000)
+                    .trouble(Trouble::StoreFrozen(0), 1200, 4500)
+                    .trouble(Trouble::Killed(0), 4000, 5000),
+                (0, 0),
+            ),
+            (
+                "frozen for a while",
+                again(once(1500), 12_000).trouble(Trouble::Frozen(0), 1200, 4500),
+                (1, 1),
+            ),
+            (
+                "frozen for longer than a lease",
+                again(once(1500), 12_000).trouble(Trouble::Frozen(0), 1200, 13_500),
+                (0, 0),
+            ),
+            (
+                "the provider went away",
+                again(once(1500), 3000).trouble(down, 1300, 2500),
+                (0, 0),
+            ),
+        ] {
+            assert_eq!(story.judged(), want, "{name}");
+        }
     }
 }

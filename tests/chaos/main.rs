@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+mod browser;
 mod dice;
 mod fleet;
 mod judge;

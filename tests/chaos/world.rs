@@ -15,7 +15,7 @@ use daypass_testbed::secrets;
 
 use crate::binary;
 use crate::judge;
-use crate::ledger::{Happened, Ledger};
+use crate::ledger::{self, Happened, Ledger};
 use crate::plan::{Misbehaviour, Plan, REPLICAS, Trouble};
 use crate::store::Store;
 
@@ -25,6 +25,8 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How the provider answers when nothing is wrong with it: slowly enough to be caught in the middle.
 const AS_USUAL: Fault = Fault::DelayAnswer(Duration::from_millis(150));
+/// After this long it is known what a presentation came to.
+const HINDSIGHT: Duration = Duration::from_secs(8);
 /// Kept of each log, for whoever reads of a failure.
 const LINES_KEPT: usize = 400;
 
@@ -66,6 +68,8 @@ pub(crate) struct Stage {
     pub(crate) world: Arc<World>,
     /// Requests at the upstream that were looked at.
     looked_at: usize,
+    /// Until when presentations were judged.
+    judged: Instant,
     /// Lines taken from the logs and not yet scanned: a secret may be known only after it was (wrongly) logged.
     unscanned: Vec<String>,
 }
@@ -116,6 +120,7 @@ impl Stage {
             echo,
             world,
             looked_at: 0,
+            judged: Instant::now(),
             unscanned: Vec::new(),
         }
     }
@@ -250,6 +255,10 @@ impl Stage {
     fn look(&mut self) {
         self.look_upstream();
         self.look_at_logs();
+        let known = ledger::before(Instant::now(), HINDSIGHT);
+        if known > self.judged + HINDSIGHT {
+            self.judge_until(known);
+        }
     }
 
     /// `[4]` Whoever asked, it is their token that the upstream was shown.
@@ -291,7 +300,20 @@ impl Stage {
         }
     }
 
-    /// Judges what only the whole run tells. Everything has come to rest.
+    /// Judges what was shown and lost until then.
+    fn judge_until(&mut self, until: Instant) {
+        let journal = self.provider.journal();
+        let mut ledger = self.world.ledger();
+        let shown = u64::try_from(journal.len()).unwrap_or(u64::MAX);
+        ledger
+            .counts
+            .insert("refresh tokens shown".to_owned(), shown);
+        judge::presentations(&journal, &mut ledger, self.judged, until);
+        judge::losses(&journal, &mut ledger, until);
+        self.judged = until;
+    }
+
+    /// Judges the rest. Everything has come to rest.
     pub(crate) fn judge(&mut self) {
         self.look();
         let text = std::mem::take(&mut self.unscanned).join("\n");
@@ -304,14 +326,7 @@ impl Stage {
             self.world
                 .violated("5: no secret is stored in the clear", &leak);
         }
-        let journal = self.provider.journal();
-        let mut ledger = self.world.ledger();
-        let shown = u64::try_from(journal.len()).unwrap_or(u64::MAX);
-        ledger
-            .counts
-            .insert("refresh tokens shown".to_owned(), shown);
-        judge::presentations(&journal, &mut ledger);
-        judge::losses(&journal, &mut ledger);
+        self.judge_until(Instant::now());
     }
 }
 

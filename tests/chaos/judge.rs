@@ -25,7 +25,7 @@ pub(crate) enum Fate {
     TooLate,
     /// The replica was killed between sending and storing.
     Killed,
-    /// The replica was frozen, or could not reach the store, for longer than its lease was good for.
+    /// The replica was frozen, or cut off from the store, for longer than its lease was good for: its siblings were not.
     OutOfReach,
 }
 
@@ -49,10 +49,13 @@ pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
     // Storing goes on for as long as the store is out of reach.
     let mut settled = ended + TO_STORE;
     let mut parted: Option<Instant> = None;
+    // Everybody is kept from a store that is away; whoever had a lease goes first when it is back.
+    let mut alone = false;
     loop {
         let mut later = settled;
         for happened in ledger.during(shown.arrived, settled) {
             if happened.trouble.parts(shown.sender) {
+                alone |= happened.trouble.replica() == Some(shown.sender);
                 later = later.max(happened.until.unwrap_or(now) + TO_STORE);
                 parted = Some(parted.map_or(happened.from, |since| since.min(happened.from)));
             }
@@ -70,6 +73,7 @@ pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
         return Some(Fate::Killed);
     }
     parted
+        .filter(|_| alone)
         .filter(|since| settled.duration_since(*since) > RISKY + TO_STORE)
         .map(|_| Fate::OutOfReach)
 }
@@ -302,6 +306,18 @@ mod tests {
             (
                 "frozen for longer than a lease",
                 again(once(1500), 12_000).trouble(Trouble::Frozen(0), 1200, 13_500),
+                (0, 0),
+            ),
+            (
+                "the store was away for longer than a lease",
+                again(once(1500), 15_000).trouble(Trouble::StoreKilled(0), 1200, 14_500),
+                (1, 1),
+            ),
+            (
+                "and the replica for longer than the store",
+                again(once(1500), 15_000)
+                    .trouble(Trouble::StoreKilled(0), 1200, 14_500)
+                    .trouble(Trouble::CutOff(0), 14_000, 16_000),
                 (0, 0),
             ),
             (

@@ -332,7 +332,7 @@ impl Stage {
 
 impl Trouble {
     /// The replica it befalls.
-    fn replica(self) -> Option<usize> {
+    pub(crate) fn replica(self) -> Option<usize> {
         match self {
             Self::Killed(r) | Self::Frozen(r) | Self::CutOff(r) | Self::Slow(r) => Some(r),
             Self::StoreFrozen(_) | Self::StoreKilled(_) | Self::Provider(_) => None,

@@ -20,6 +20,8 @@ use super::rig::{PATIENCE, Person, Rig, assert_refused, assert_unavailable, coun
 
 /// Life of a lease that nobody renews.
 const LEASE: Duration = Duration::from_secs(10);
+/// A lease that lapsed is remembered for so long.
+const LINGER: Duration = Duration::from_mins(5);
 
 impl Rig {
     /// Starts a refresh on a replica in the background; returns when the provider was asked.
@@ -31,15 +33,16 @@ impl Rig {
         assert!(
             self.redis
                 .ttl(&person.lease())
-                .is_some_and(|left| left <= LEASE)
+                .is_some_and(|left| left > LINGER && left <= LINGER + LEASE)
         );
     }
 
     /// Lets the lease of a holder that is no more run out now: nothing is shown by waiting for it in every test.
     fn age_lease(&self, person: &Person) {
         let left = self.redis.ttl(&person.lease());
-        assert!(left.is_some_and(|left| left <= LEASE), "{left:?}");
-        self.redis.command(&["PEXPIRE", &person.lease(), "1"]);
+        assert!(left.is_some_and(|left| left > LINGER), "{left:?}");
+        let lapsed = LINGER.as_millis().to_string();
+        self.redis.command(&["PEXPIRE", &person.lease(), &lapsed]);
     }
 }
 
@@ -60,7 +63,7 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
     // What a holder leaves behind that dies between lease and call: nobody's owner mark.
     let nobody = "h0123456789abcdef";
     rig.redis
-        .command(&["SET", &before_call.lease(), nobody, "PX", "10000"]);
+        .command(&["SET", &before_call.lease(), nobody, "PX", "310000"]);
     for (person, replica, fault) in [
         (&unprocessed, 0, Fault::Stall),
         (&processed, 0, Fault::StallAnswer),

@@ -60,14 +60,19 @@ impl Run {
         let violations = ledger.violations.clone();
         drop(ledger);
         let shown = violations.len().min(10);
+        let replay = match self.hardship {
+            Hardship::Short => "cargo nextest run --test chaos".to_owned(),
+            Hardship::Full => {
+                let minutes = self.length.as_secs_f64() / 60.0;
+                format!("make chaos SEED={} MINUTES={minutes}", self.seed)
+            }
+        };
         assert!(
             violations.is_empty(),
-            "{} broken promises:\n{}\n\n{report}\nwhat was planned:\n{plan}\nreplay: make chaos SEED={} MINUTES={} \
-             (races between people and machines are not replayed)",
+            "{} broken promises:\n{}\n\n{report}\nwhat was planned:\n{plan}\nreplay: {replay} (the races between \
+             people and machines are not replayed)",
             violations.len(),
             violations[..shown].join("\n"),
-            self.seed,
-            self.length.as_secs_f64() / 60.0,
         );
     }
 }

@@ -49,7 +49,7 @@ impl Scripts {
 }
 
 /// For how long a lease that lapsed is remembered.
-pub(super) const LINGER: Duration = Duration::from_mins(5);
+pub(super) const LINGER: Duration = Duration::from_secs(300);
 
 fn with_lease(script: &str) -> Script {
     let linger = LINGER.as_millis();

@@ -21,7 +21,7 @@ use super::rig::{PATIENCE, Person, Rig, assert_refused, assert_unavailable, coun
 /// Life of a lease that nobody renews.
 const LEASE: Duration = Duration::from_secs(10);
 /// A lease that lapsed is remembered for so long.
-const LINGER: Duration = Duration::from_mins(5);
+const LINGER: Duration = Duration::from_secs(300);
 
 impl Rig {
     /// Starts a refresh on a replica in the background; returns when the provider was asked.

@@ -266,6 +266,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_trimmed_is_still_counted() {
+        let echo = Echo::start();
+        for path in ["/1", "/2", "/3"] {
+            let call = Client::new().get(format!("{}{path}", echo.url()));
+            assert_eq!(call.send().await.expect("an answer").status, 200);
+        }
+        echo.trim(1);
+        let targets = |first| {
+            let (requests, all) = echo.since(first);
+            let targets = requests.into_iter().map(|request| request.target);
+            (targets.collect::<Vec<_>>(), all)
+        };
+        assert_eq!(targets(0), (vec!["/3".to_owned()], 3));
+        assert_eq!(targets(3), (vec![], 3));
+    }
+
+    #[tokio::test]
     async fn http2_and_tls_ports_speak_what_they_say() {
         let authority = crate::pki::Authority::new();
         let echo = Echo::with_tls(&authority.issue(&["localhost", "127.0.0.1"]));

@@ -115,8 +115,8 @@ impl Trouble {
     pub(crate) fn parts(self, replica: usize) -> bool {
         match self {
             Self::StoreFrozen(_) | Self::StoreKilled(_) => true,
-            Self::CutOff(r) | Self::Frozen(r) | Self::Slow(r) => r == replica,
-            Self::Killed(_) | Self::Provider(_) => false,
+            Self::CutOff(r) | Self::Frozen(r) => r == replica,
+            Self::Killed(_) | Self::Slow(_) | Self::Provider(_) => false,
         }
     }
 

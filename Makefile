@@ -51,6 +51,12 @@ deny: ## Check licences, banned crates and sources (needs cargo-deny)
 audit: ## Check dependencies for known vulnerabilities (needs cargo-deny and GitHub)
 	$(CARGO) deny --workspace check advisories
 
+.PHONY: chaos
+chaos: ## Break everything around a fleet, for MINUTES=5 and from SEED= (drawn and printed when not given)
+	@scripts/install-deps --for test
+	CHAOS_SEED="$(SEED)" CHAOS_MINUTES="$(MINUTES)" \
+	    $(CARGO) test --test chaos -- --ignored --nocapture
+
 .PHONY: bench
 bench: ## Compare daypass with a bare pingora proxy and nginx (release build, about 10 minutes the first time)
 	@scripts/install-deps --for bench

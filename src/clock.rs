@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::{Instant, sleep};
+
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
@@ -97,6 +99,42 @@ impl Clock for SystemClock {
     }
 }
 
+/// Waits for `work`, for `limit` of time in which this process could look: what came while it was frozen, or starved, is
+/// looked at before anyone gives up on it. `None` when nothing came. Timers alone would let whatever wakes first decide,
+/// and drop an answer that had long been there.
+///
+/// # Cancel safety
+/// As cancel safe as `work`.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let (mut left, mut second_looks) = (limit, SECOND_LOOKS);
+    loop {
+        let slice = left.min(SLICE);
+        let began = Instant::now();
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = sleep(slice) => {}
+        }
+        left = left.saturating_sub(slice);
+        let late = began.elapsed() > slice + LATE;
+        if left.is_zero() && late && second_looks > 0 {
+            second_looks -= 1;
+            left = SLICE;
+        }
+        if left.is_zero() {
+            return None;
+        }
+    }
+}
+
+/// How often a wait looks whether time has jumped.
+const SLICE: Duration = Duration::from_millis(250);
+/// A timer that is later than this was kept from running.
+const LATE: Duration = Duration::from_millis(100);
+/// A machine that is always this late gets no further than that.
+const SECOND_LOOKS: u32 = 4;
+
 /// A clock that stands still until told otherwise; for tests.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
@@ -119,5 +157,41 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_while_the_process_was_frozen_is_looked_at() {
+        // A task brings it, as a connection's task brings an answer; nothing runs while the only thread sleeps.
+        let (bring, mut brought) = tokio::sync::mpsc::channel(1);
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let _ = woken.await;
+            tokio::task::yield_now().await;
+            let _ = bring.send("an answer").await;
+        });
+        let limit = Duration::from_millis(300);
+        let mut waiting = std::pin::pin!(within(limit, brought.recv()));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+        std::thread::sleep(limit * 2);
+        let _ = wake.send(());
+        assert_eq!(waiting.await, Some(Some("an answer")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_when_its_time_is_over() {
+        for limit in [0, 1, 250, 1900].map(Duration::from_millis) {
+            let began = Instant::now();
+            let waited = within(limit, std::future::pending::<()>()).await;
+            assert_eq!(waited, None);
+            let took = began.elapsed();
+            assert!(took >= limit && took <= limit + SLICE, "{took:?}");
+        }
+        assert_eq!(within(Duration::ZERO, async { 1 }).await, Some(1));
     }
 }

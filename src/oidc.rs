@@ -152,6 +152,36 @@ pub enum CallError {
     Metadata(String),
 }
 
+/// Whether a request may be sent: asked at the last moment, when the connection stands and nothing of the body has left.
+///
+/// Names, connections and metadata take their time, and a process may be frozen in any of these steps: what was true
+/// before them need not be true after.
+#[derive(Clone, Default)]
+pub struct Clearance(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Clearance {
+    /// For a request that may be sent at any time.
+    pub fn always() -> Self {
+        Self(None)
+    }
+
+    /// Asks `check`, which must not block.
+    pub fn when(check: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(check)))
+    }
+
+    /// Whether it may be sent now.
+    pub fn given(&self) -> bool {
+        self.0.as_ref().is_none_or(|check| check())
+    }
+}
+
+impl fmt::Debug for Clearance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clearance({})", self.given())
+    }
+}
+
 /// What a provider that brought no answer may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acted {
@@ -317,12 +347,17 @@ impl Provider {
         self.exchange(code, verifier, redirect_uri).await
     }
 
-    /// Presents a refresh token once (RFC 6749 §6). Waits `refresh_patience`.
+    /// Presents a refresh token once (RFC 6749 §6), if `clearance` says so when the connection stands. Waits
+    /// `refresh_patience`.
     ///
     /// # Errors
     /// See [`CallError`]; `OAuth { code: "invalid_grant" }` is the only one that may end a session.
-    pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
-        self.renew(token).await
+    pub async fn refresh(
+        &self,
+        token: &RefreshToken,
+        clearance: &Clearance,
+    ) -> Result<TokenResponse, CallError> {
+        self.renew(token, clearance).await
     }
 
     /// Checks an ID token (OIDC Core §3.1.3.7, §12.2).

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
@@ -123,6 +125,50 @@ pub struct Lease {
     /// The session as read when the lease was taken.
     pub session: Arc<Session>,
     owner: Owner,
+    term: Term,
+}
+
+/// Until when a lease is ours beyond doubt, by a clock that goes on while this process is frozen. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Term(Arc<Mutex<Instant>>);
+
+impl Lease {
+    /// One that was asked for at `asked` and lives for `ttl` at least.
+    fn new(session: Arc<Session>, owner: Owner, asked: Instant, ttl: Duration) -> Self {
+        Self {
+            session,
+            owner,
+            term: Term(Arc::new(Mutex::new(Term::end(asked, ttl)))),
+        }
+    }
+
+    /// Its term, which renewals extend.
+    pub fn term(&self) -> &Term {
+        &self.term
+    }
+}
+
+impl Term {
+    /// Whether nobody else can have the lease now.
+    pub fn holds(&self) -> bool {
+        Instant::now() < *self.0.lock()
+    }
+
+    /// A renewal that was asked for at `asked` succeeded.
+    fn extend(&self, asked: Instant, ttl: Duration) {
+        let mut end = self.0.lock();
+        *end = Self::end(asked, ttl).max(*end);
+    }
+
+    /// It is known to be another's.
+    fn is_over(&self) {
+        *self.0.lock() = Instant::now();
+    }
+
+    /// A tenth earlier than the store would have it: clocks differ, and what is sent takes its time.
+    fn end(asked: Instant, ttl: Duration) -> Instant {
+        asked + ttl - ttl / 10
+    }
 }
 
 /// Tells one lease from every other. Random, so that no two processes ever hold the same one.
@@ -177,6 +223,12 @@ pub enum EndAnswer {
     /// Our lease ran out and another holder has presented the same token: theirs is the answer that counts.
     Held {
         /// What is left of the other's lease.
+        retry_in: Duration,
+    },
+    /// One who lost the lease to us still waits for the provider's answer to the same token, and may be about to bring
+    /// what was issued for it: ask again.
+    Disputed {
+        /// For how long that is believed, unless they say so again.
         retry_in: Duration,
     },
 }

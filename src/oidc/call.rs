@@ -20,10 +20,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-use self::form::{Sent, TrackedBody};
+use self::form::{Sent, TrackedBody, Withheld};
 use super::pause::retry_after;
 use super::{Acted, CallError, Claims};
-use crate::clock::SharedClock;
+use crate::clock::{self, SharedClock};
 use crate::config::model;
 use crate::metrics::{CallResult, Endpoint, Metrics};
 use crate::secret::RefreshToken;
@@ -205,9 +205,9 @@ impl Caller {
         let sent = Sent::default();
         let is_form = request.form.is_some();
         let within = request.within;
-        let answer = tokio::time::timeout(within, self.exchange(request, &sent))
+        let answer = clock::within(within, self.exchange(request, &sent))
             .await
-            .unwrap_or_else(|_| {
+            .unwrap_or_else(|| {
                 let reason = "no answer in time";
                 Err(unavailable(
                     CallResult::Timeout,
@@ -245,10 +245,7 @@ impl Caller {
                 .client
                 .post(request.url.clone())
                 .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(reqwest::Body::wrap(TrackedBody::new(
-                    form.encode(),
-                    sent.clone(),
-                ))),
+                .body(reqwest::Body::wrap(TrackedBody::new(form, sent.clone()))),
         }
         .header(ACCEPT, "application/json");
         if let Some(value) = request.authorization {
@@ -388,6 +385,12 @@ fn unavailable(result: CallResult, reason: &'static str, acted: Acted) -> Failed
 fn sort(error: &reqwest::Error) -> (CallResult, &'static str) {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
+        if cause.is::<Withheld>() {
+            return (
+                CallResult::Connection,
+                "it was held back: the lease may have run out",
+            );
+        }
         match cause.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_)) => {
                 return (CallResult::Connection, "its TLS certificate is not trusted");

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::call::{BadAnswer, Form, Reply, Request};
-use super::{CallError, Claims, Lane, Provider, TokenResponse, jws};
+use super::{CallError, Claims, Clearance, Lane, Provider, TokenResponse, jws};
 use crate::clock::Timestamp;
 use crate::metrics::Endpoint;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken, RefreshToken};
@@ -27,11 +27,16 @@ impl Provider {
             .await
     }
 
-    pub(super) async fn renew(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
+    pub(super) async fn renew(
+        &self,
+        token: &RefreshToken,
+        clearance: &Clearance,
+    ) -> Result<TokenResponse, CallError> {
         let mut form = Form::default();
         // No `scope`: what was granted stays granted (RFC 6749 §6, REFRESH-30).
         form.set("grant_type", "refresh_token");
         form.set("refresh_token", token.expose());
+        form.only_with(clearance.clone());
         self.ask_for_tokens(form, self.config.refresh_patience, &self.refreshes)
             .await
     }

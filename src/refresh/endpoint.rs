@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::oidc::{
-    CallError, Claims, Expectations, IdTokenError, Provider, Revocable, TokenResponse,
+    CallError, Claims, Clearance, Expectations, IdTokenError, Provider, Revocable, TokenResponse,
 };
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
@@ -17,10 +17,11 @@ pub(crate) trait TokenEndpoint: Send + Sync + 'static {
     fn patience(&self) -> Duration;
     /// For how long the provider wants to be left alone, by its latest `Retry-After` (429 or 503).
     fn pause(&self) -> Option<Duration>;
-    /// Presents the token once; within [`patience`](Self::patience).
+    /// Presents the token once, if `clearance` is given when it is about to leave; within [`patience`](Self::patience).
     fn refresh(
         &self,
         token: &RefreshToken,
+        clearance: &Clearance,
     ) -> impl Future<Output = Result<TokenResponse, CallError>> + Send;
     /// Checks the ID token of a refresh against the claims of the first (OIDC Core §12.2).
     fn verify(
@@ -50,8 +51,12 @@ impl TokenEndpoint for Provider {
         self.pause_left()
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
-        Self::refresh(self, token).await
+    async fn refresh(
+        &self,
+        token: &RefreshToken,
+        clearance: &Clearance,
+    ) -> Result<TokenResponse, CallError> {
+        Self::refresh(self, token, clearance).await
     }
 
     async fn verify(

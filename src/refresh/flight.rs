@@ -160,7 +160,12 @@ impl<E: TokenEndpoint> Flight<E> {
                 self.keep_token(lease, refresh_token).await
             }
             Presented::Answer(Err(error)) => self.failed(lease, &error).await,
-            Presented::LeaseLost => Step::Again(lease.session),
+            Presented::LeaseLost => {
+                let session = Arc::clone(&lease.session);
+                // Nothing of ours is on its way: whoever holds the lease need not wait for us.
+                let _ = self.sessions.give_up(&self.id, lease, Duration::ZERO).await;
+                Step::Again(session)
+            }
             Presented::Store => self.store_lost(lease, None).await,
         }
     }
@@ -266,7 +271,7 @@ impl<E: TokenEndpoint> Flight<E> {
             }
             Some(EndAnswer::Newer(session)) => self.or_again(session),
             Some(EndAnswer::Held { .. }) => Step::Again(lease.session),
-            None => self.store_lost(lease, None).await,
+            Some(EndAnswer::Disputed { .. }) | None => self.store_lost(lease, None).await,
         }
     }
 
@@ -287,7 +292,9 @@ impl<E: TokenEndpoint> Flight<E> {
                 Step::Land(Outcome::Ended, Some(leftover))
             }
             // Not known to have ended, but nobody is served from it here.
-            Some(EndAnswer::Held { .. }) | None => self.store_lost(lease, Some(leftover)).await,
+            Some(EndAnswer::Held { .. } | EndAnswer::Disputed { .. }) | None => {
+                self.store_lost(lease, Some(leftover)).await
+            }
         }
     }
 

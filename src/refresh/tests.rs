@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::model;
-use crate::oidc::{Acted, CallError, Claims, IdTokenError, Revocable, TokenResponse};
+use crate::oidc::{Acted, CallError, Claims, Clearance, IdTokenError, Revocable, TokenResponse};
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 use crate::session::testing::{RedisServer, START, config, session_at};
 use crate::session::{CommitAnswer, LeaseAnswer, Lookup};
@@ -24,6 +24,8 @@ pub(super) struct Idp {
     current: AtomicUsize,
     calls: AtomicUsize,
     reused: AtomicUsize,
+    /// Requests that were not sent because the lease may have been lost.
+    held_back: AtomicUsize,
     revoked: Mutex<Vec<String>>,
     timeout: Duration,
     /// Life of the tokens it issues.
@@ -43,6 +45,8 @@ enum Act {
     LoseAnswer,
     /// Rotates, but nothing else of the answer can be used.
     Garble,
+    /// Does not even get the request before the gate opens.
+    ReachedAfter(Arc<Semaphore>),
     /// Works once the gate opens.
     Wait(Arc<Semaphore>),
     /// Fails once the gate opens, and nobody knows whether it has acted.
@@ -61,6 +65,7 @@ impl Idp {
             current: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             reused: AtomicUsize::new(0),
+            held_back: AtomicUsize::new(0),
             revoked: Mutex::default(),
             timeout: Duration::from_secs(5),
             life: Duration::from_secs(300),
@@ -80,6 +85,10 @@ impl Idp {
 
     fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    fn held_back(&self) -> usize {
+        self.held_back.load(Ordering::SeqCst)
     }
 
     fn reused(&self) -> usize {
@@ -127,11 +136,23 @@ impl TokenEndpoint for Idp {
         None
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, CallError> {
+    async fn refresh(
+        &self,
+        token: &RefreshToken,
+        clearance: &Clearance,
+    ) -> Result<TokenResponse, CallError> {
+        let mut act = self.script.lock().pop_front();
+        if let Some(Act::ReachedAfter(gate)) = act {
+            gate.acquire().await.unwrap().forget();
+            act = None;
+        }
+        if !clearance.given() {
+            self.held_back.fetch_add(1, Ordering::SeqCst);
+            return Err(unreachable_now());
+        }
         self.calls.fetch_add(1, Ordering::SeqCst);
-        let act = self.script.lock().pop_front();
         match act {
-            None => self.rotate(token, false),
+            None | Some(Act::ReachedAfter(_)) => self.rotate(token, false),
             Some(Act::KeepToken) => self.rotate(token, true),
             Some(Act::WithId(id)) => self.rotate(token, false).map(|mut answer| {
                 answer.id_token = Some(IdToken::new(id));

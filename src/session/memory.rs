@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use tokio::time::Instant;
 
 use self::index::{Index, Told};
 use super::index::Whose;
@@ -46,6 +47,8 @@ struct Turn {
     claim: Claim,
     /// The next generation, of an owner who lost the lease: whether it counts depends on what the present holder hears.
     parked: Option<(Owner, Arc<Session>)>,
+    /// Who lost the lease while the provider was still to answer, and until when that is believed.
+    displaced: Option<(Owner, Timestamp)>,
     /// Who wrote the session last.
     writer: Option<Owner>,
 }
@@ -121,6 +124,7 @@ impl Memory {
             turn: Mutex::new(Turn {
                 claim: Claim::Free,
                 parked: None,
+                displaced: None,
                 writer: None,
             }),
         };
@@ -178,13 +182,16 @@ impl Memory {
                 return (LeaseAnswer::CoolingDown { left }, Change::Nothing);
             }
             let owner = Owner::random();
+            if let Some(retry_in) = turn.disputed(owner, now) {
+                return (LeaseAnswer::Held { retry_in }, Change::Nothing);
+            }
             turn.claim = Claim::Held {
                 owner,
                 until: now.plus(ttl),
             };
             let session = Arc::clone(session);
             (
-                LeaseAnswer::Granted(Lease { session, owner }),
+                LeaseAnswer::Granted(Lease::new(session, owner, Instant::now(), ttl)),
                 Change::Nothing,
             )
         })
@@ -199,9 +206,13 @@ impl Memory {
         ttl: Duration,
     ) -> bool {
         self.change(key, |session, turn| {
-            let ours = session.generation == lease.session.generation
+            let current = session.generation == lease.session.generation;
+            let ours = current
                 && !turn.claim.is_of_another(lease.owner, now)
                 && !matches!(turn.claim, Claim::Cooling { until } if now < until);
+            if current && !ours {
+                turn.displaced = Some((lease.owner, now.plus(ttl)));
+            }
             if ours {
                 turn.claim = Claim::Held {
                     owner: lease.owner,
@@ -236,12 +247,14 @@ impl Memory {
             if turn.claim.is_of_another(lease.owner, now) {
                 // Who parked first stays: they answer the same token.
                 turn.parked.get_or_insert((lease.owner, next));
+                turn.heard(lease.owner);
                 let retry_in = turn.claim.left(now);
                 return (CommitAnswer::Held { retry_in }, Change::Nothing);
             }
             *turn = Turn {
                 claim: Claim::Free,
                 parked: None,
+                displaced: None,
                 writer: Some(lease.owner),
             };
             (
@@ -260,6 +273,7 @@ impl Memory {
         cool_down: Duration,
     ) {
         self.change(key, |_, turn| {
+            turn.heard(lease.owner);
             if !turn.claim.is_of_another(lease.owner, now) {
                 turn.claim = Claim::Cooling {
                     until: now.plus(cool_down),
@@ -280,6 +294,7 @@ impl Memory {
             if session.generation != lease.session.generation {
                 return (EndAnswer::Newer(Arc::clone(session)), Change::Nothing);
             }
+            turn.heard(lease.owner);
             if turn.claim.is_of_another(lease.owner, now) {
                 let retry_in = turn.claim.left(now);
                 return (EndAnswer::Held { retry_in }, Change::Nothing);
@@ -287,6 +302,9 @@ impl Memory {
             // Who parked them got them for the token: that is why it is dead, and the session is not.
             if let Some(next) = turn.promote() {
                 return (EndAnswer::Newer(Arc::clone(&next)), Change::Replace(next));
+            }
+            if let Some(retry_in) = turn.disputed(lease.owner, now) {
+                return (EndAnswer::Disputed { retry_in }, Change::Nothing);
             }
             (EndAnswer::Ended, Change::Delete)
         });
@@ -411,7 +429,24 @@ impl Turn {
         let (owner, next) = self.parked.take()?;
         self.writer = Some(owner);
         self.claim = Claim::Free;
+        self.displaced = None;
         Some(next)
+    }
+
+    /// For how long another who lost the lease may still bring what was issued for the token.
+    fn disputed(&self, me: Owner, now: Timestamp) -> Option<Duration> {
+        let (owner, until) = self.displaced?;
+        (owner != me && now < until).then(|| until.left(now))
+    }
+
+    /// This owner waits for an answer no longer.
+    fn heard(&mut self, owner: Owner) {
+        if self
+            .displaced
+            .is_some_and(|(displaced, _)| displaced == owner)
+        {
+            self.displaced = None;
+        }
     }
 }
 

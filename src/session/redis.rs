@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
@@ -49,6 +50,8 @@ pub(super) struct Redis {
     /// Sessions as they were before a deletion without an answer: the next try finds them gone, and their tokens are still
     /// to be revoked. Bounded.
     perhaps_deleted: Cache<RecordKey, Arc<Session>>,
+    /// When the store last failed to answer.
+    away: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,6 +72,7 @@ impl Redis {
             prefix: config.key_prefix.clone(),
             unsure: Cache::new(UNSURE),
             perhaps_deleted: Cache::new(UNSURE),
+            away: Mutex::new(None),
             metrics,
         })
     }
@@ -246,13 +250,16 @@ impl Redis {
         generation: u64,
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
-        let key = id.record_key();
+        let (key, asked) = (id.record_key(), Instant::now());
         let unsure = self.unsure.remove(&key);
         let owner = unsure.map_or_else(Owner::random, |(_, owner)| owner);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
+        script.arg(u8::from(self.was_away()));
         let answer = self.run(StoreOp::Lease, &script).await;
-        if answer.is_err() {
+        // Ours it may be in both cases; under another name we would wait for ourselves.
+        let heard = answer.as_ref().is_ok_and(|(tag, _)| tag != "held");
+        if !heard {
             self.unsure.insert(key, owner);
         }
         let (tag, payload) = answer?;
@@ -268,7 +275,7 @@ impl Redis {
             granted_or_newer => match open(id, keys, &payload) {
                 None => LeaseAnswer::Gone,
                 Some(session) if granted_or_newer == "granted" => {
-                    LeaseAnswer::Granted(Lease { session, owner })
+                    LeaseAnswer::Granted(Lease::new(session, owner, asked, ttl))
                 }
                 Some(session) => LeaseAnswer::Newer(session),
             },
@@ -342,6 +349,9 @@ impl Redis {
             "held" => EndAnswer::Held {
                 retry_in: left(&payload),
             },
+            "disputed" => EndAnswer::Disputed {
+                retry_in: left(&payload),
+            },
             "newer" => open(id, keys, &payload).map_or(EndAnswer::Ended, EndAnswer::Newer),
             _ => EndAnswer::Ended,
         })
@@ -372,11 +382,28 @@ impl Redis {
         Ok(answer)
     }
 
+    /// Whether the store did not answer a moment ago. Whoever had a lease then may have lost it to nothing but time, and
+    /// is about to store what it got: they go first.
+    fn was_away(&self) -> bool {
+        let away = *self.away.lock();
+        away.is_some_and(|away| away.elapsed() < HEAD_START)
+    }
+
     fn done(&self, op: StoreOp, result: StoreResult, started: Instant) {
         self.metrics.store_operated(op, result, started.elapsed());
     }
 
     fn failed(&self, op: StoreOp, error: LinkError, started: Instant) -> StoreError {
+        if matches!(
+            error,
+            LinkError::Timeout
+                | LinkError::Unreachable
+                | LinkError::Lost
+                | LinkError::NotMaster
+                | LinkError::ClusterDown
+        ) {
+            *self.away.lock() = Some(Instant::now());
+        }
         let (result, text) = match error {
             LinkError::Timeout => (StoreResult::Timeout, "no answer in time"),
             LinkError::Unreachable | LinkError::Lost => (StoreResult::Error, "no connection"),
@@ -459,3 +486,6 @@ pub(super) fn wanted_ttl(
 }
 
 const UNSURE: usize = 1000;
+/// After an outage, those who had a lease reach the store within this: they try every few dozen milliseconds, and dial
+/// four times a second.
+const HEAD_START: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::cached::Cached;
 use super::changes::{Changed, Changes};
@@ -240,16 +241,23 @@ impl Sessions {
         })
     }
 
-    /// Keeps the lease alive; call every third of [`Sessions::LEASE`]. `false` when it is lost to another.
+    /// Keeps the lease alive; call every third of [`Sessions::LEASE`]. `false` when it is lost to another, who learns that
+    /// we still wait for an answer: until we [`give_up`](Self::give_up) or stop calling, they do not end the session.
     ///
     /// # Errors
     /// [`StoreError`]; keep trying.
     pub async fn renew(&self, id: &SessionId, lease: &Lease) -> Result<bool, StoreError> {
-        let ttl = self.0.lease;
-        match &self.0.store {
-            Store::Memory(memory) => Ok(memory.renew(id.record_key(), lease, self.now(), ttl)),
-            Store::Redis(cached) => cached.redis.renew(id, lease, ttl).await,
+        let (ttl, asked) = (self.0.lease, Instant::now());
+        let renewed = match &self.0.store {
+            Store::Memory(memory) => memory.renew(id.record_key(), lease, self.now(), ttl),
+            Store::Redis(cached) => cached.redis.renew(id, lease, ttl).await?,
+        };
+        if renewed {
+            lease.term.extend(asked, ttl);
+        } else {
+            lease.term.is_over();
         }
+        Ok(renewed)
     }
 
     /// Stores new tokens over the generation the lease read, and releases the lease.

@@ -1,6 +1,5 @@
 //! Builds a form body that is wiped after use, and that knows whether it was sent.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,25 +10,34 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use zeroize::Zeroizing;
 
-use crate::oidc::Acted;
+use crate::oidc::{Acted, Clearance};
 
 /// Parameters of a request to the provider; most of them are secrets.
 #[derive(Default)]
-pub(in crate::oidc) struct Form(Vec<(String, Zeroizing<String>)>);
+pub(in crate::oidc) struct Form {
+    parameters: Vec<(String, Zeroizing<String>)>,
+    clearance: Clearance,
+}
 
 impl Form {
     /// Sets a parameter; a parameter is there once (RFC 6749 §3.2).
     pub(in crate::oidc) fn set(&mut self, name: &str, value: &str) {
         let value = Zeroizing::new(value.to_owned());
-        match self.0.iter_mut().find(|(known, _)| known == name) {
+        let mut parameters = self.parameters.iter_mut();
+        match parameters.find(|(known, _)| known == name) {
             Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
+            None => self.parameters.push((name.to_owned(), value)),
         }
+    }
+
+    /// Leaves only with this clearance.
+    pub(in crate::oidc) fn only_with(&mut self, clearance: Clearance) {
+        self.clearance = clearance;
     }
 
     /// Name and value of each parameter, in the order they were first set.
     pub(in crate::oidc) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
+        self.parameters
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -48,7 +56,7 @@ impl Form {
 impl fmt::Debug for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.iter().map(|(name, _)| name))
             .finish()
     }
 }
@@ -91,28 +99,41 @@ impl Sent {
 /// hyper asks for the body only when it has a working connection. Before that the provider cannot have acted, however
 /// the attempt ended; after that it may have. No reading of error kinds is as exact (REFRESH-22, REFRESH-23). Such a
 /// body cannot be cloned either, so that no layer below can quietly send it twice.
+///
+/// The same moment is the last at which it can be held back: without `clearance` the connection is closed instead.
 pub(super) struct TrackedBody {
     data: Option<Bytes>,
     sent: Sent,
+    clearance: Clearance,
 }
 
+/// The request may not be sent any more.
+#[derive(Debug, thiserror::Error)]
+#[error("held back")]
+pub(super) struct Withheld;
+
 impl TrackedBody {
-    pub(super) fn new(data: Bytes, sent: Sent) -> Self {
+    pub(super) fn new(form: &Form, sent: Sent) -> Self {
         Self {
-            data: Some(data),
+            data: Some(form.encode()),
             sent,
+            clearance: form.clearance.clone(),
         }
     }
 }
 
 impl Body for TrackedBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Withheld;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Withheld>>> {
+        if self.data.is_some() && !self.clearance.given() {
+            self.data = None;
+            return Poll::Ready(Some(Err(Withheld)));
+        }
         self.sent.mark();
         Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
     }
@@ -129,6 +150,30 @@ impl Body for TrackedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_form_without_clearance_is_held_back_unsent() {
+        for given in [true, false] {
+            let mut form = Form::default();
+            form.set("refresh_token", "season-ticket");
+            form.only_with(Clearance::when(move || given));
+            let sent = Sent::default();
+            let mut body = TrackedBody::new(&form, sent.clone());
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let frame = Pin::new(&mut body).poll_frame(&mut context);
+            let Poll::Ready(Some(frame)) = frame else {
+                panic!("it is there at once");
+            };
+            assert_eq!(frame.is_ok(), given);
+            let acted = if given {
+                Acted::Perhaps
+            } else {
+                Acted::Unasked
+            };
+            assert_eq!(sent.acted(), acted);
+            assert!(body.is_end_stream());
+        }
+    }
 
     #[test]
     fn a_form_holds_each_parameter_once_and_shows_no_value() {

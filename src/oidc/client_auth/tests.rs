@@ -11,6 +11,7 @@ use super::super::tests::server::Reply;
 use super::super::tests::{NOW, Scene};
 use super::*;
 use crate::clock::ManualClock;
+use crate::oidc::Clearance;
 use crate::secret::{PrivateKey, RefreshToken};
 
 /// RFC 8037 §A.1.
@@ -24,7 +25,7 @@ async fn called_with(auth: model::ClientAuth) -> Scene {
     scene.server.always("/token", Reply::json(&good));
     scene
         .provider
-        .refresh(&RefreshToken::new("season-ticket"))
+        .refresh(&RefreshToken::new("season-ticket"), &Clearance::always())
         .await
         .unwrap();
     scene
@@ -79,7 +80,11 @@ async fn an_assertion_is_for_one_provider_one_request_and_one_minute() {
     // CAUTH-04, CAUTH-05.
     let scene = called_with(model::ClientAuth::PrivateKeyJwt(PrivateKey::new(KEY))).await;
     let again = RefreshToken::new("season-ticket");
-    scene.provider.refresh(&again).await.unwrap();
+    scene
+        .provider
+        .refresh(&again, &Clearance::always())
+        .await
+        .unwrap();
     let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let public = DecodingKey::from_ed_components(public).unwrap();
     let mut ids = HashSet::new();
@@ -115,7 +120,11 @@ async fn a_key_the_provider_cannot_check_is_not_tried() {
     )
     .await;
     let token = RefreshToken::new("season-ticket");
-    let error = scene.provider.refresh(&token).await.unwrap_err();
+    let error = scene
+        .provider
+        .refresh(&token, &Clearance::always())
+        .await
+        .unwrap_err();
     assert!(matches!(error, CallError::Metadata(_)), "{error}");
     assert!(scene.server.received("/token").is_empty());
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::keys::{claims, es256};
 use super::server::Reply;
 use super::*;
-use crate::oidc::{AuthorizationRequest, Expectations, Revocable};
+use crate::oidc::{AuthorizationRequest, Clearance, Expectations, Revocable};
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, Nonce, RefreshToken};
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_login_a_refresh_and_a_logout() {
         Reply::json(&json!({"access_token": "next", "token_type": "bearer", "expires_in": "60"})),
     );
     let refreshed = provider
-        .refresh(tokens.refresh_token.as_ref().unwrap())
+        .refresh(tokens.refresh_token.as_ref().unwrap(), &Clearance::always())
         .await
         .unwrap();
     assert_eq!(refreshed.access_token.expose(), "next");
@@ -143,7 +143,7 @@ async fn no_log_line_at_any_level_holds_a_secret() {
     scene.server.next("/token", Reply::json(&error).status(400));
     let token = RefreshToken::new("s3cr3t-season-ticket");
     for _ in 0..3 {
-        let _ = scene.provider.refresh(&token).await;
+        let _ = scene.provider.refresh(&token, &Clearance::always()).await;
     }
     let pass = AccessToken::new("s3cr3t-day-pass");
     scene.provider.userinfo(&pass, "a").await.unwrap_err();

@@ -128,7 +128,11 @@ async fn life_is_counted_from_when_the_request_went_out() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         clock.advance(Duration::from_secs(30));
     });
-    let answer = scene.provider.renew(&season_ticket()).await.unwrap();
+    let answer = scene
+        .provider
+        .renew(&season_ticket(), &Clearance::always())
+        .await
+        .unwrap();
     assert_eq!(answer.asked_at, NOW);
     assert_eq!(answer.expires_at, NOW.plus(Duration::from_secs(60)));
 }
@@ -173,7 +177,11 @@ async fn a_yes_that_cannot_be_used_still_brings_its_refresh_token() {
     for (name, reply, want) in rows {
         let scene = Scene::new().await;
         scene.server.next("/token", reply);
-        let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+        let error = scene
+            .provider
+            .renew(&season_ticket(), &Clearance::always())
+            .await
+            .unwrap_err();
         assert!(!format!("{error:?} {error}").contains("next"), "{name}");
         let CallError::Unusable { refresh_token, .. } = error else {
             panic!("{name}: {error:?}");
@@ -202,7 +210,11 @@ async fn a_yes_that_cannot_be_used_still_brings_its_refresh_token() {
         };
         let scene = Scene::new().await;
         scene.server.next("/token", reply);
-        let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+        let error = scene
+            .provider
+            .renew(&season_ticket(), &Clearance::always())
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, CallError::Unavailable { acted: a, .. } if a == acted),
             "{name}: {error:?}"
@@ -218,8 +230,9 @@ async fn a_refresh_waits_longer_than_a_login() {
     scene.server.always("/token", slow);
     let (season_ticket, code) = (season_ticket(), AuthorizationCode::new("c"));
     let verifier = CodeVerifier::new("v");
+    let clearance = Clearance::always();
     let (refresh, login) = tokio::join!(
-        provider.renew(&season_ticket),
+        provider.renew(&season_ticket, &clearance),
         provider.exchange(&code, &verifier, "https://a.example/"),
     );
     refresh.unwrap();
@@ -241,7 +254,11 @@ async fn without_metadata_nothing_was_sent() {
     let scene = Scene::impatient().await;
     let path = "/.well-known/openid-configuration";
     scene.server.always(path, good().stalled());
-    let error = scene.provider.renew(&season_ticket()).await.unwrap_err();
+    let error = scene
+        .provider
+        .renew(&season_ticket(), &Clearance::always())
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             error,
@@ -262,10 +279,18 @@ async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
         let scene = Scene::new().await;
         let busy = Reply::new(status, "text/html", "").header("retry-after", "30");
         scene.server.next("/token", busy);
-        scene.provider.renew(&season_ticket()).await.unwrap_err();
+        scene
+            .provider
+            .renew(&season_ticket(), &Clearance::always())
+            .await
+            .unwrap_err();
         for n in 0..5 {
             let other = RefreshToken::new(format!("another-{n}"));
-            let error = scene.provider.renew(&other).await.unwrap_err();
+            let error = scene
+                .provider
+                .renew(&other, &Clearance::always())
+                .await
+                .unwrap_err();
             let CallError::RateLimited {
                 retry_after: Some(wait),
             } = error
@@ -297,7 +322,11 @@ async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
         assert!(matches!(error, CallError::RateLimited { .. }), "{error:?}");
     }
     scene.server.next("/token", good());
-    scene.provider.renew(&season_ticket()).await.unwrap();
+    scene
+        .provider
+        .renew(&season_ticket(), &Clearance::always())
+        .await
+        .unwrap();
     assert_eq!(scene.server.received("/token").len(), 2);
     // Without a time there is none: each session backs off by itself.
     let scene = Scene::new().await;
@@ -305,8 +334,16 @@ async fn a_provider_that_asks_for_a_pause_gets_it_from_all_sessions() {
         .server
         .next("/token", Reply::new(429, "text/html", ""));
     scene.server.next("/token", good());
-    scene.provider.renew(&season_ticket()).await.unwrap_err();
-    scene.provider.renew(&season_ticket()).await.unwrap();
+    scene
+        .provider
+        .renew(&season_ticket(), &Clearance::always())
+        .await
+        .unwrap_err();
+    scene
+        .provider
+        .renew(&season_ticket(), &Clearance::always())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -319,7 +356,11 @@ async fn a_refresh_survives_the_one_who_asked_for_it_in_a_task_of_its_own() {
     let provider = Arc::new(scene.provider);
     let flight = tokio::spawn({
         let provider = Arc::clone(&provider);
-        async move { provider.refresh(&season_ticket()).await }
+        async move {
+            provider
+                .refresh(&season_ticket(), &Clearance::always())
+                .await
+        }
     });
     drop(provider);
     flight.await.unwrap().unwrap();

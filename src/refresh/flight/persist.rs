@@ -45,19 +45,26 @@ impl<E: TokenEndpoint> Flight<E> {
         }
     }
 
-    /// Ends the session; tries for as long as a lease lives when the store is away. `None` when it stays away.
+    /// Ends the session, once nobody can bring better news of its token any more. Tries for as long as a lease lives when
+    /// the store is away. `None` when it stays away, or the other waits longer than anybody may.
     pub(super) async fn end(&self, lease: &Lease) -> Option<EndAnswer> {
         self.holding(lease, self.keep_ending(lease)).await
     }
 
     async fn keep_ending(&self, lease: &Lease) -> Option<EndAnswer> {
-        let deadline = Instant::now() + Sessions::LEASE;
+        let began = Instant::now();
+        let mut limit = Sessions::LEASE;
         let mut pause = SHORTEST_POLL;
         loop {
-            if let Ok(answer) = self.sessions.end(&self.id, lease).await {
-                return Some(answer);
+            match self.sessions.end(&self.id, lease).await {
+                // They give up when their patience ends, and are believed for a lease's life after they fell silent.
+                Ok(EndAnswer::Disputed { .. }) => {
+                    limit = self.endpoint.patience() + Sessions::LEASE * 2;
+                }
+                Ok(answer) => return Some(answer),
+                Err(StoreError(_)) => {}
             }
-            if Instant::now() + pause >= deadline {
+            if began.elapsed() + pause >= limit {
                 return None;
             }
             sleep(spread(pause, 0.5, 1.0)).await;

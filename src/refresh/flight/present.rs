@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{Flight, LONGEST_POLL};
-use crate::oidc::{Acted, CallError, TokenResponse};
+use crate::clock;
+use crate::oidc::{Acted, CallError, Clearance, TokenResponse};
 use crate::refresh::endpoint::TokenEndpoint;
 use crate::refresh::failures::spread;
 use crate::secret::RefreshToken;
@@ -26,10 +27,13 @@ impl<E: TokenEndpoint> Flight<E> {
     pub(super) async fn present(&self, lease: &Lease, token: &RefreshToken) -> Presented {
         let began = Instant::now();
         let mut pauses = UNSENT.into_iter();
+        // A process that was frozen on the way to the provider must not send what a sibling may have sent meanwhile.
+        let term = lease.term().clone();
+        let clearance = Clearance::when(move || term.holds());
         loop {
             // The endpoint keeps its own deadline; this one only bounds a broken one.
             let limit = self.endpoint.patience() + Duration::from_secs(5);
-            let answer = timeout(limit, self.endpoint.refresh(token))
+            let answer = clock::within(limit, self.endpoint.refresh(token, &clearance))
                 .await
                 .unwrap_or(Err(CallError::Unavailable {
                     reason: "no answer in time",

@@ -213,6 +213,38 @@ async fn invalid_grant_does_not_end_what_a_sibling_is_about_to_store() {
 }
 
 #[tokio::test]
+async fn invalid_grant_ends_nothing_while_one_who_lost_the_lease_waits_for_an_answer() {
+    // REFRESH-20: a sibling presents the token we have rotated, and hears so before we hear anything.
+    let fleet = replicas::Fleet::new(2, Duration::from_millis(300)).await;
+    let ours = fleet.idp.stall();
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    let lease = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+    let theirs = Arc::new(Semaphore::new(0));
+    fleet.idp.act(Act::RejectAfter(Arc::clone(&theirs)));
+    let late = fleet.replicas[1].requests(1, &fleet.id, &fleet.idp).await;
+    // Until the sibling has it before we take it again.
+    while fleet.idp.calls() == 1 {
+        fleet.server.cli(&["DEL", &lease]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let record = lease.replace(":l:", ":s:");
+    until("told of us", || {
+        !fleet.server.cli(&["HGET", &record, "q"]).is_empty()
+    })
+    .await;
+    theirs.add_permits(1);
+    // Longer than a lease lives: that we wait is said again and again.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(fleet.one().found(&fleet.id).await.session.generation, 0);
+    ours.add_permits(1);
+    for request in requests.into_iter().chain(late) {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-2");
+    }
+    assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (2, 0));
+}
+
+#[tokio::test]
 async fn a_bug_in_a_flight_strands_nobody() {
     let rig = Rig::expired().await;
     rig.idp.act(Act::Panic);

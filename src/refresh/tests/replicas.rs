@@ -3,15 +3,15 @@
 use super::*;
 
 /// Replicas on one Redis, with a session whose token has expired.
-struct Fleet {
-    server: RedisServer,
-    replicas: Vec<Replica>,
-    idp: Arc<Idp>,
-    id: SessionId,
+pub(super) struct Fleet {
+    pub(super) server: RedisServer,
+    pub(super) replicas: Vec<Replica>,
+    pub(super) idp: Arc<Idp>,
+    pub(super) id: SessionId,
 }
 
 impl Fleet {
-    async fn new(count: usize, lease: Duration) -> Self {
+    pub(super) async fn new(count: usize, lease: Duration) -> Self {
         let server = RedisServer::start();
         let clock: SharedClock = Arc::new(SystemClock);
         let replicas: Vec<_> = (0..count)
@@ -32,7 +32,7 @@ impl Fleet {
         }
     }
 
-    fn one(&self) -> &Replica {
+    pub(super) fn one(&self) -> &Replica {
         &self.replicas[0]
     }
 }
@@ -201,4 +201,44 @@ async fn a_logout_on_another_replica_beats_the_refresh() {
     landed(&fleet.one().refresher).await;
     assert_eq!(fleet.idp.revoked(), ["rt-1"]);
     assert_eq!(fleet.server.cli(&["DBSIZE"]), "0");
+}
+
+/// A lease that tests can wait for.
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn who_lost_the_lease_on_the_way_to_the_provider_does_not_present() {
+    // REFRESH-01: held up by names, connections or metadata while a sibling refreshed.
+    let fleet = Fleet::new(2, SHORT).await;
+    let gate = Arc::new(Semaphore::new(0));
+    fleet.idp.act(Act::ReachedAfter(Arc::clone(&gate)));
+    let late = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("on its way", || fleet.idp.script.lock().is_empty()).await;
+    let lease = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+    assert_eq!(fleet.server.cli(&["DEL", &lease]), "1");
+    let session = fleet.replicas[1].usable(&fleet.id, &fleet.idp).await;
+    assert_eq!(access(&session.unwrap()), "at-1");
+    tokio::time::sleep(SHORT).await;
+    gate.add_permits(1);
+    for request in late {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+    }
+    assert_eq!((fleet.idp.calls(), fleet.idp.held_back()), (1, 1));
+}
+
+#[tokio::test]
+async fn who_was_frozen_on_the_way_to_the_provider_asks_for_the_lease_first() {
+    // REFRESH-01, REFRESH-02.
+    let fleet = Fleet::new(1, SHORT).await;
+    let gate = Arc::new(Semaphore::new(0));
+    fleet.idp.act(Act::ReachedAfter(Arc::clone(&gate)));
+    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    until("on its way", || fleet.idp.script.lock().is_empty()).await;
+    // One thread does all the work of this test: nothing moves while it sleeps, and then everything at once.
+    gate.add_permits(1);
+    std::thread::sleep(SHORT);
+    for request in requests {
+        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+    }
+    assert_eq!((fleet.idp.calls(), fleet.idp.held_back()), (1, 1));
 }

@@ -1,5 +1,7 @@
 //! Says what can be sent to Redis, which key decides where to, and how a node answers that it is another's.
 
+use std::borrow::Cow;
+
 use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ToRedisArgs};
 
@@ -15,7 +17,7 @@ pub(super) enum Command<'a> {
 /// A Lua script and its hash, by which Redis knows it.
 #[derive(Debug)]
 pub(super) struct Script {
-    code: &'static str,
+    code: Cow<'static, str>,
     hash: String,
 }
 
@@ -27,8 +29,9 @@ pub(super) struct Invocation<'a> {
 }
 
 impl Script {
-    pub(super) fn new(code: &'static str) -> Self {
-        let hash = redis::Script::new(code).get_hash().to_owned();
+    pub(super) fn new(code: impl Into<Cow<'static, str>>) -> Self {
+        let code = code.into();
+        let hash = redis::Script::new(&code).get_hash().to_owned();
         Self { code, hash }
     }
 
@@ -68,7 +71,7 @@ impl Invocation<'_> {
 
     fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.script.code);
+        command.arg("LOAD").arg(&*self.script.code);
         command
     }
 }

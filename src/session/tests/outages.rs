@@ -260,8 +260,59 @@ async fn a_lease_whose_answer_got_lost_is_found_again() {
     server.signal("CONT");
     eventually("thawed", async || sessions.ping().await.is_ok()).await;
     let held = server.cli(&["EXISTS", &record_key(&server).replace(":s:", ":l:")]);
-    let lease = granted(sessions.lease(&id, 0).await);
     assert_eq!(held, "1", "Redis had acted on it");
+    // Should Redis have been away for longer than another's lease, they go first.
+    let lease = in_time(&sessions, &id, 0).await;
     sessions.give_up(&id, lease, Duration::ZERO).await.unwrap();
     granted(sessions.lease(&id, 0).await);
+}
+
+#[tokio::test]
+async fn who_had_a_lease_before_an_outage_goes_first_after_it() {
+    // REFRESH-02: the lease ran out while nobody could renew it, and its holder has what the token was rotated to.
+    let server = RedisServer::start();
+    let lease = Duration::from_millis(300);
+    let sessions = || {
+        let clock = Arc::new(SystemClock);
+        Sessions::with_lease(&server.config(), clock, metrics(), lease).unwrap()
+    };
+    let (ours, theirs) = (sessions(), sessions());
+    let id = ours.create(session_at(now())).await.unwrap();
+    let held = granted(ours.lease(&id, 0).await);
+    server.signal("STOP");
+    // Redis will read this when it wakes, and nobody hears what it says.
+    assert!(theirs.lease(&id, 0).await.is_err());
+    server.signal("CONT");
+    eventually("thawed", async || theirs.ping().await.is_ok()).await;
+    for _ in 0..3 {
+        let answer = theirs.lease(&id, 0).await.unwrap();
+        assert!(matches!(answer, LeaseAnswer::Held { .. }), "{answer:?}");
+    }
+    // It finds another at its lease, and parks what it has: that counts, too.
+    let answer = ours.commit(&id, &held, &tokens(1, now())).await.unwrap();
+    assert!(
+        matches!(answer, CommitAnswer::Stored(_) | CommitAnswer::Held { .. }),
+        "{answer:?}"
+    );
+    let answer = theirs.lease(&id, 0).await.unwrap();
+    assert!(
+        matches!(&answer, LeaseAnswer::Newer(s) if s.generation == 1),
+        "{answer:?}"
+    );
+    // Who never comes back is not waited for long.
+    let _vanished = granted(ours.lease(&id, 1).await);
+    in_time(&theirs, &id, 1).await;
+}
+
+/// A lease, once all who may have one still have had the time to come back.
+async fn in_time(sessions: &Sessions, id: &SessionId, generation: u64) -> Lease {
+    let began = Instant::now();
+    loop {
+        match sessions.lease(id, generation).await.unwrap() {
+            LeaseAnswer::Granted(lease) => return lease,
+            answer => assert!(matches!(answer, LeaseAnswer::Held { .. }), "{answer:?}"),
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "never granted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -111,6 +111,7 @@ impl Side {
                 EndAnswer::Ended => "ended".into(),
                 EndAnswer::Newer(s) => format!("newer {}", s.generation),
                 EndAnswer::Held { .. } => "held".into(),
+                EndAnswer::Disputed { .. } => "disputed".into(),
             },
         }
     }
@@ -151,7 +152,8 @@ fn memory_and_redis_play_the_same_game() {
             let redis = Sessions::open(&server.config(), system.clone(), metrics()).unwrap();
             let cli = Arc::clone(&server);
             let forget =
-                "for _, k in ipairs(redis.call('KEYS', 'daypass:l:*')) do redis.call('DEL', k) end";
+                "for _, k in ipairs(redis.call('KEYS', 'daypass:l:*')) do redis.call('DEL', k) end \
+                     for _, k in ipairs(redis.call('KEYS', 'daypass:s:*')) do redis.call('HSET', k, 'u', '0') end";
             let run_out = Box::new(move || drop(cli.cli(&["EVAL", forget, "0"])));
             let mut redis = Side::new(redis, system.now(), run_out).await;
             for (n, (who, what)) in moves.iter().enumerate() {

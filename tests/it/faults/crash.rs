@@ -20,6 +20,8 @@ use super::rig::{PATIENCE, Person, Rig, assert_refused, assert_unavailable, coun
 
 /// Life of a lease that nobody renews.
 const LEASE: Duration = Duration::from_secs(10);
+/// A lease that lapsed is remembered for so long.
+const LINGER: Duration = Duration::from_secs(300);
 
 impl Rig {
     /// Starts a refresh on a replica in the background; returns when the provider was asked.
@@ -31,15 +33,16 @@ impl Rig {
         assert!(
             self.redis
                 .ttl(&person.lease())
-                .is_some_and(|left| left <= LEASE)
+                .is_some_and(|left| left > LINGER && left <= LINGER + LEASE)
         );
     }
 
     /// Lets the lease of a holder that is no more run out now: nothing is shown by waiting for it in every test.
     fn age_lease(&self, person: &Person) {
         let left = self.redis.ttl(&person.lease());
-        assert!(left.is_some_and(|left| left <= LEASE), "{left:?}");
-        self.redis.command(&["PEXPIRE", &person.lease(), "1"]);
+        assert!(left.is_some_and(|left| left > LINGER), "{left:?}");
+        let lapsed = LINGER.as_millis().to_string();
+        self.redis.command(&["PEXPIRE", &person.lease(), &lapsed]);
     }
 }
 
@@ -60,7 +63,7 @@ async fn siblings_take_over_from_a_killed_and_from_a_frozen_holder_within_the_le
     // What a holder leaves behind that dies between lease and call: nobody's owner mark.
     let nobody = "h0123456789abcdef";
     rig.redis
-        .command(&["SET", &before_call.lease(), nobody, "PX", "10000"]);
+        .command(&["SET", &before_call.lease(), nobody, "PX", "310000"]);
     for (person, replica, fault) in [
         (&unprocessed, 0, Fault::Stall),
         (&processed, 0, Fault::StallAnswer),
@@ -182,6 +185,39 @@ async fn a_frozen_holder_that_wakes_to_a_rejection_ends_nothing() {
         (rig.refreshes("rejected"), rig.generation(&person)),
         (0, Some(1))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_while_its_holder_is_frozen_is_not_thrown_away() {
+    // REFRESH-09: patience is over when it wakes, and the answer has long been there.
+    let mut rig = Rig::with(
+        2,
+        |_| {},
+        |setup| {
+            let setup = setup.set("provider.timeout", "1s");
+            setup.set("provider.refresh_patience", "1s")
+        },
+    );
+    let people = rig.all_expired(8).await;
+    rig.echo.forget();
+    for _ in &people {
+        rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
+    }
+    let calls = people.iter().map(|person| rig.call(person, 0, "/orders"));
+    let waiting: Vec<_> = calls.map(|call| tokio::spawn(call.send())).collect();
+    tokio::task::block_in_place(|| rig.wait_for_calls(8));
+    rig.fleet[0].freeze();
+    rig.provider.release();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    rig.fleet[0].thaw();
+    for request in waiting {
+        let _ = request.await.expect("an end, of whatever kind");
+    }
+    for person in &people {
+        rig.until(person, 1, 200).await;
+    }
+    assert_eq!((rig.calls(), rig.provider.reused()), (8, 0));
+    rig.assert_refreshes("success", 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]

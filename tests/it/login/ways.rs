@@ -58,7 +58,7 @@ async fn every_kind_of_client_signs_in_refreshes_and_revokes() {
 async fn whole_life(row: &str, id: &str, auth: Auth, config: Value) {
     let provider = Provider::with(|settings| settings.par = Par::Advertised);
     let method = match auth {
-        Auth::Basic(_) => "basic",
+        Auth::Basic(_) | Auth::AnyBasic(_) => "basic",
         Auth::Post(_) => "post",
         Auth::PrivateKey(_) => "private_key_jwt",
         Auth::None => "none",

@@ -81,6 +81,16 @@ impl Daypass {
     /// Starts `count` replicas that share one public origin (the first one's address); reach each with
     /// [`Call::via`](crate::client::Call::via) and [`Daypass::public`].
     pub fn fleet(binary: impl AsRef<Path>, setup: &Setup, count: usize) -> Vec<Self> {
+        Self::fleet_of(binary, setup, count, |_, setup| setup)
+    }
+
+    /// As [`Daypass::fleet`], with something changed for each replica by its place.
+    pub fn fleet_of(
+        binary: impl AsRef<Path>,
+        setup: &Setup,
+        count: usize,
+        each: impl Fn(usize, Setup) -> Setup,
+    ) -> Vec<Self> {
         let first = Places::pick(setup);
         let origin = first.public;
         let others = setup.clone().anywhere();
@@ -89,15 +99,16 @@ impl Daypass {
             ..Places::pick(&others)
         });
         let places: Vec<Places> = std::iter::once(first).chain(places).collect();
-        let start = |places| {
-            Self::start_in(binary.as_ref(), setup.clone(), places).unwrap_or_else(|failed| {
+        let start = |(place, places)| {
+            let setup = each(place, setup.clone());
+            Self::start_in(binary.as_ref(), setup, places).unwrap_or_else(|failed| {
                 panic!(
                     "daypass does not start ({:?}):\n{}",
                     failed.status, failed.log
                 )
             })
         };
-        let fleet: Vec<Self> = places.into_iter().map(start).collect();
+        let fleet: Vec<Self> = places.into_iter().enumerate().map(start).collect();
         fleet.iter().for_each(Self::wait_ready);
         fleet
     }
@@ -251,6 +262,14 @@ impl Daypass {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Takes out all but the latest `keep` lines, so that a long run does not fill the memory. Whoever takes them checks
+    /// them, too: nobody will at the end.
+    pub fn take_lines(&self, keep: usize) -> Vec<String> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = lines.len().saturating_sub(keep);
+        lines.drain(..gone).collect()
     }
 
     /// Everything it wrote.

@@ -4,7 +4,7 @@ mod page;
 mod routes;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -74,21 +74,34 @@ pub struct Echo {
 
 #[derive(Debug, Default)]
 struct Shared {
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<Seen>,
     ended: Mutex<Vec<Duration>>,
 }
 
+/// The latest requests.
+#[derive(Debug, Default)]
+struct Seen {
+    /// How many were forgotten before the first that is kept.
+    forgotten: usize,
+    kept: Vec<Request>,
+}
+
 impl Shared {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn record(&self, request: Request) -> usize {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.push(request);
-        requests.len() - 1
+        let mut seen = self.seen();
+        seen.kept.push(request);
+        seen.forgotten + seen.kept.len() - 1
     }
 
     fn complete(&self, index: usize, length: usize, sha256: String) -> Option<Request> {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
         // Requests may have been forgotten meanwhile.
-        let request = requests.get_mut(index)?;
+        let index = index.checked_sub(seen.forgotten)?;
+        let request = seen.kept.get_mut(index)?;
         request.body_length = length;
         request.body_sha256 = sha256;
         Some(request.clone())
@@ -147,11 +160,23 @@ impl Echo {
 
     /// Requests so far, in the order their headers arrived.
     pub fn requests(&self) -> Vec<Request> {
-        self.shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.seen().kept.clone()
+    }
+
+    /// Requests from the `first` on, counted from the start (forgotten ones are left out), and how many there were in all.
+    pub fn since(&self, first: usize) -> (Vec<Request>, usize) {
+        let seen = self.shared.seen();
+        let skip = first.saturating_sub(seen.forgotten).min(seen.kept.len());
+        let all = seen.forgotten + seen.kept.len();
+        (seen.kept[skip..].to_vec(), all)
+    }
+
+    /// Forgets all but the latest `keep`, so that a long run does not fill the memory.
+    pub fn trim(&self, keep: usize) {
+        let mut seen = self.shared.seen();
+        let gone = seen.kept.len().saturating_sub(keep);
+        seen.kept.drain(..gone);
+        seen.forgotten += gone;
     }
 
     /// The latest request.
@@ -161,20 +186,12 @@ impl Echo {
 
     /// Number of requests so far.
     pub fn count(&self) -> usize {
-        self.shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.shared.seen().kept.len()
     }
 
     /// Forgets the requests so far.
     pub fn forget(&self) {
-        self.shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.trim(0);
     }
 
     /// How long each WebSocket and event stream that ended had lived.
@@ -246,6 +263,23 @@ mod tests {
             echo.last().expect("a request").header_all("x-two"),
             ["1", "2"]
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_trimmed_is_still_counted() {
+        let echo = Echo::start();
+        for path in ["/1", "/2", "/3"] {
+            let call = Client::new().get(format!("{}{path}", echo.url()));
+            assert_eq!(call.send().await.expect("an answer").status, 200);
+        }
+        echo.trim(1);
+        let targets = |first| {
+            let (requests, all) = echo.since(first);
+            let targets = requests.into_iter().map(|request| request.target);
+            (targets.collect::<Vec<_>>(), all)
+        };
+        assert_eq!(targets(0), (vec!["/3".to_owned()], 3));
+        assert_eq!(targets(3), (vec![], 3));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod faults;
 mod keys;
 mod logout;
 mod pages;
+mod presented;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,10 @@ pub use faults::{Endpoint, Fault};
 pub use keys::{ClientKey, Signing, claims, encode, random, verify};
 pub(crate) use keys::{sha256, unix_now};
 pub(crate) use pages::escape;
-pub use state::{AccessTokenForm, Auth, Login, Par, Record, Registration, Rotation, Settings};
+pub use state::{
+    AccessTokenForm, Auth, Login, Par, Presentation, Record, Registration, Rotation, Settings,
+    Verdict,
+};
 
 use crate::host::{Answer, Cut, Host, Wire};
 use endpoints::{Incoming, Reply};
@@ -262,6 +266,11 @@ impl Provider {
             .collect()
     }
 
+    /// Refresh tokens shown, in the order they arrived, and what became of each.
+    pub fn journal(&self) -> Vec<Presentation> {
+        self.shared.lock().presentations.clone()
+    }
+
     /// Codes, tokens, verifiers and secrets handed out or seen so far.
     pub fn issued_secrets(&self) -> Vec<String> {
         self.shared.lock().secrets.clone()
@@ -334,7 +343,7 @@ async fn read(request: Request<hyper::body::Incoming>) -> Result<Incoming, Cut> 
 }
 
 async fn process(shared: Arc<Shared>, request: Incoming) -> Answer {
-    let (faults, record, mut released) = {
+    let (faults, record, shown, mut released) = {
         let mut state = shared.lock();
         let faults = state.script.take(request.endpoint);
         state.records.push(record_of(&request));
@@ -343,7 +352,14 @@ async fn process(shared: Arc<Shared>, request: Incoming) -> Answer {
         {
             token.presented += 1;
         }
-        (faults, state.records.len() - 1, shared.released.subscribe())
+        let shown = state.shown(&request);
+        let released = shared.released.subscribe();
+        (faults, state.records.len() - 1, shown, released)
+    };
+    let end = |cut| {
+        if let Some(shown) = shown {
+            shared.lock().ended(shown, cut);
+        }
     };
     let mut canned = None;
     for fault in &faults {
@@ -352,11 +368,17 @@ async fn process(shared: Arc<Shared>, request: Incoming) -> Answer {
             Fault::Stall => {
                 let _ = released.changed().await;
             }
-            Fault::DropBefore => return Err(Cut),
+            Fault::DropBefore => {
+                end(true);
+                return Err(Cut);
+            }
             other => canned = canned.or(in_place_of(other, request.endpoint)),
         }
     }
-    let reply = canned.unwrap_or_else(|| shared.lock().reply(&request, &faults));
+    let reply = match canned {
+        Some(reply) => reply,
+        None => shared.lock().reply_to(&request, &faults, shown),
+    };
     let mut truncate = false;
     for fault in &faults {
         match fault {
@@ -364,11 +386,15 @@ async fn process(shared: Arc<Shared>, request: Incoming) -> Answer {
             Fault::StallAnswer => {
                 let _ = released.changed().await;
             }
-            Fault::DropAfter => return Err(Cut),
+            Fault::DropAfter => {
+                end(true);
+                return Err(Cut);
+            }
             Fault::TruncatedBody => truncate = true,
             _ => {}
         }
     }
+    end(truncate);
     shared.lock().records[record].status = Some(reply.status);
     Ok(on_the_wire(reply, truncate))
 }

@@ -204,6 +204,10 @@ impl State {
                 None => return Reply::html(200, self.sign_in_page(&request)),
             },
             (Login::Auto, _) => (self.settings.user.clone(), false),
+            (Login::Hint, _) => match request.param("login_hint") {
+                Some(user) => (user, false),
+                None => return fail(back, "login_required"),
+            },
         };
         let code = self.secret("code", 24);
         let grant = Grant {
@@ -403,6 +407,7 @@ impl State {
         let client = self.clients.get(&id).ok_or("invalid_client")?;
         let good = match (&client.auth, method) {
             (Auth::Basic(secret), "basic") | (Auth::Post(secret), "post") => *secret == proof,
+            (Auth::AnyBasic(secrets), "basic") => secrets.contains(&proof),
             (Auth::None, "none") => true,
             (Auth::PrivateKey(jwk), "private_key_jwt") => {
                 let jwk = jwk.clone();

@@ -89,6 +89,8 @@ pub enum Login {
     Auto,
     /// A page with a button a user; remembered by a cookie until logout.
     Form,
+    /// Approved at once, for whoever `login_hint` names.
+    Hint,
 }
 
 impl Default for Settings {
@@ -141,6 +143,8 @@ pub struct Registration {
 pub enum Auth {
     /// `client_secret_basic`.
     Basic(String),
+    /// `client_secret_basic` with any of these: a secret of its own for each replica tells who asks.
+    AnyBasic(Vec<String>),
     /// `client_secret_post`.
     Post(String),
     /// `private_key_jwt` with this public JWK.
@@ -186,6 +190,41 @@ impl Record {
     }
 }
 
+/// One refresh token shown at the token endpoint, and what became of it.
+#[derive(Debug, Clone)]
+pub struct Presentation {
+    /// Who it was issued for; empty when it was not issued here.
+    pub user: String,
+    /// Tells the tokens of a user apart without showing them.
+    pub token: u64,
+    /// Place of the client's secret among those of [`Auth::AnyBasic`]; 0 otherwise.
+    pub sender: usize,
+    /// When the request had arrived.
+    pub arrived: Instant,
+    /// What the provider decided; `None` while it has not.
+    pub verdict: Option<Verdict>,
+    /// When the decision was made.
+    pub decided: Option<Instant>,
+    /// When the answer was handed to the connection, or the connection cut; `None` while under way, and for ever when the
+    /// provider was stopped meanwhile.
+    pub ended: Option<Instant>,
+    /// Whether the answer was cut off, as a fault wanted it.
+    pub cut: bool,
+}
+
+/// What the provider decided about a refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// New tokens were issued for it.
+    Accepted,
+    /// It had been rotated away: reuse.
+    Reused,
+    /// Refused for another reason: its grant is revoked, or it is unknown.
+    Refused,
+    /// A fault answered, or cut the connection, before it was looked at.
+    Unprocessed,
+}
+
 /// A user's consent to a client, which codes and tokens hang on.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
@@ -210,6 +249,8 @@ pub(crate) struct Code {
 #[derive(Debug, Clone)]
 pub(crate) struct Refresh {
     pub(crate) grant: usize,
+    /// Tells it from others without showing it.
+    pub(crate) number: u64,
     /// When it was rotated away.
     pub(crate) used: Option<Instant>,
     /// How often it arrived, whatever became of it.
@@ -231,6 +272,8 @@ pub(crate) struct State {
     pub(crate) pushed: HashMap<String, Vec<(String, String)>>,
     pub(crate) assertions: HashSet<String>,
     pub(crate) records: Vec<Record>,
+    /// Refresh tokens shown, in the order they arrived.
+    pub(crate) presentations: Vec<Presentation>,
     /// Records before this one are not counted any more.
     pub(crate) forgotten: usize,
     /// Presentations of refresh tokens that had been rotated away.
@@ -255,6 +298,7 @@ impl State {
             pushed: HashMap::new(),
             assertions: HashSet::new(),
             records: Vec::new(),
+            presentations: Vec::new(),
             forgotten: 0,
             reused: 0,
             secrets: Vec::new(),

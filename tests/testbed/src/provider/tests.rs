@@ -431,3 +431,46 @@ async fn pushed_requests_are_redeemed_once_and_can_be_demanded() {
     let with_uri = format!("{url}&request_uri={uri}");
     assert_eq!((ask(&with_uri).await, ask(&with_uri).await), (303, 400));
 }
+
+#[tokio::test]
+async fn the_journal_tells_who_showed_which_token_and_what_came_of_it() {
+    let provider = Provider::with(|settings| settings.login = Login::Hint);
+    let secret = provider.client_secret().to_owned();
+    provider.register(Registration {
+        client_id: CLIENT_ID.to_owned(),
+        auth: Auth::AnyBasic(vec!["another-replica".to_owned(), secret]),
+        redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
+    });
+    let (code, verifier) = code(&provider, &[("login_hint", "anna")]).await;
+    let fields = [
+        ("grant_type", "authorization_code"),
+        ("code", &*code),
+        ("code_verifier", &*verifier),
+        ("redirect_uri", CALLBACK),
+    ];
+    let first = token(&provider, &fields).await.json()["refresh_token"].clone();
+    provider.fault(Endpoint::Refresh, Fault::status(503));
+    assert_eq!(refresh(&provider, &first).await.status, 503);
+    let second = refresh(&provider, &first).await.json()["refresh_token"].clone();
+    refresh(&provider, &first).await;
+    refresh(&provider, &second).await;
+    let journal = provider.journal();
+    let verdicts: Vec<_> = journal.iter().map(|shown| shown.verdict).collect();
+    let want = [
+        Verdict::Unprocessed,
+        Verdict::Accepted,
+        Verdict::Reused,
+        Verdict::Refused,
+    ];
+    assert_eq!(verdicts, want.map(Some));
+    assert!(journal.iter().all(|shown| shown.user == "anna"
+        && shown.sender == 1
+        && shown.ended.is_some()
+        && !shown.cut));
+    let same: Vec<_> = journal
+        .iter()
+        .map(|shown| shown.token == journal[0].token)
+        .collect();
+    assert_eq!(same, [true, true, true, false]);
+}

@@ -105,10 +105,12 @@ impl State {
 
     fn new_refresh_token(&mut self, grant: usize) -> String {
         let token = self.secret("refresh token", 32);
+        let number = u64::try_from(self.refresh.len()).expect("a count of tokens fits");
         self.refresh.insert(
             token.clone(),
             Refresh {
                 grant,
+                number,
                 used: None,
                 presented: 0,
             },

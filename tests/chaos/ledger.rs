@@ -1,0 +1,127 @@
+//! Keeps what happened: which trouble really began and ended when, who lost a session, what was seen that must not be.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::plan::{Misbehaviour, Trouble};
+
+/// A trouble as it happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Happened {
+    pub(crate) trouble: Trouble,
+    pub(crate) from: Instant,
+    /// `None` while it lasts.
+    pub(crate) until: Option<Instant>,
+}
+
+/// A session that was not there when it should have been.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    pub(crate) visit: String,
+    pub(crate) at: Instant,
+    pub(crate) replica: usize,
+    pub(crate) reason: String,
+}
+
+/// Everything that is known of a run.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) began: Instant,
+    pub(crate) happened: Vec<Happened>,
+    pub(crate) lost: Vec<Lost>,
+    /// Broken promises, each by the name of its invariant.
+    pub(crate) violations: Vec<String>,
+    pub(crate) counts: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            happened: Vec::new(),
+            lost: Vec::new(),
+            violations: Vec::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn count(&mut self, what: &str) {
+        *self.counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Notes a broken promise, with the time and the troubles around it.
+    pub(crate) fn violated(&mut self, invariant: &str, what: &str) {
+        let now = Instant::now();
+        let around = self.around(a_while_before(now), now);
+        let at = self.clock(now);
+        self.violations.push(format!(
+            "[{invariant}] at {at}: {what}\n    around it: {around}"
+        ));
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn clock(&self, at: Instant) -> String {
+        let since = at.saturating_duration_since(self.began);
+        format!("{:.3} s", since.as_secs_f64())
+    }
+
+    /// Troubles between two moments, in words.
+    pub(crate) fn around(&self, from: Instant, until: Instant) -> String {
+        let words: Vec<_> = self
+            .during(from, until)
+            .map(|happened| {
+                let end = happened.until.map_or("…".to_owned(), |at| self.clock(at));
+                format!("{:?} {}–{end}", happened.trouble, self.clock(happened.from))
+            })
+            .collect();
+        words.join("; ")
+    }
+
+    /// Troubles that overlap with this time.
+    pub(crate) fn during(&self, from: Instant, until: Instant) -> impl Iterator<Item = &Happened> {
+        let open = move |happened: &&Happened| {
+            happened.from <= until && happened.until.is_none_or(|end| end >= from)
+        };
+        self.happened.iter().filter(open)
+    }
+
+    /// Whether a request to this replica may have got no answer at all.
+    pub(crate) fn silent(&self, replica: usize, from: Instant, until: Instant) -> bool {
+        // A connection that was kept open may show only later that its other end is gone.
+        self.during(before(from, Duration::from_secs(5)), until)
+            .any(|happened| {
+                matches!(happened.trouble, Trouble::Killed(r) | Trouble::Frozen(r) if r == replica)
+            })
+    }
+
+    /// Whether this replica may not have heard from the store.
+    pub(crate) fn deaf(&self, replica: usize, from: Instant, until: Instant) -> bool {
+        self.during(from, until).any(|h| h.trouble.parts(replica))
+    }
+}
+
+/// So much earlier.
+pub(crate) fn before(at: Instant, time: Duration) -> Instant {
+    at.checked_sub(time).unwrap_or(at)
+}
+
+/// Early enough to see what led to something.
+pub(crate) fn a_while_before(at: Instant) -> Instant {
+    before(at, Duration::from_secs(20))
+}
+
+impl Trouble {
+    /// Whether it keeps this replica from the store.
+    pub(crate) fn parts(self, replica: usize) -> bool {
+        match self {
+            Self::StoreFrozen(_) | Self::StoreKilled(_) => true,
+            Self::CutOff(r) | Self::Frozen(r) => r == replica,
+            Self::Killed(_) | Self::Slow(_) | Self::Provider(_) => false,
+        }
+    }
+
+    /// Whether it lets go of answers of the provider that are under way.
+    pub(crate) fn drops_answers(self) -> bool {
+        matches!(self, Self::Provider(Misbehaviour::Down))
+    }
+}

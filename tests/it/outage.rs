@@ -225,7 +225,7 @@ async fn a_rotated_token_waits_for_redis_to_come_back() {
         );
         rig.assert_refreshes("success", 1);
         assert_eq!(
-            rig.redis.keys(),
+            rig.redis.session_keys(),
             std::slice::from_ref(&person.record),
             "{name}: no lease is left"
         );
@@ -266,7 +266,11 @@ async fn a_redis_that_forgets_everything_signs_people_out_and_breaks_nothing() {
     }
     // Tokens of a session that is gone are revoked, not left to live on.
     assert!(rig.provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE));
-    assert_eq!(rig.redis.keys(), [""; 0], "and nothing brought it back");
+    assert_eq!(
+        rig.redis.session_keys(),
+        [""; 0],
+        "and nothing brought it back"
+    );
     let again = rig.expired().await;
     assert_eq!(rig.get(&again, 1).await.status, 200);
     assert_eq!(rig.provider.reused(), 0);

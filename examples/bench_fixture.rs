@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 fn main() -> std::io::Result<()> {
     // Unless told otherwise tokens outlive the run: what is measured then is the hot path, not the refresh.
-    let provider = Provider::with(|settings| settings.access_ttl = Duration::from_hours(24));
+    let provider = Provider::with(|settings| settings.access_ttl = Duration::from_secs(24 * 3600));
     let mut out = std::io::stdout();
     let about = json!({
         "issuer": provider.issuer(),

@@ -206,7 +206,7 @@ pub enum Store {
         entries: usize,
     },
     /// In Redis.
-    Redis(RedisStore),
+    Redis(Box<RedisStore>),
 }
 
 /// Redis, and how it is laid out.

@@ -87,7 +87,7 @@ fn store(section: &Section<'_>, entries: Option<usize>) -> Option<Store> {
             None
         }
     };
-    store.map(Store::Redis)
+    store.map(Box::new).map(Store::Redis)
 }
 
 /// Key ring, each key as 32 bytes in standard base64 with padding, whatever the spelling in the file.

@@ -140,7 +140,7 @@ impl Redis {
                 }
             },
             Err(LinkError::WrongType) => (StoreResult::Corrupt, None),
-            Err(error) => return Err(self.failed(StoreOp::Load, error, started)),
+            Err(error) => return Err(self.failed(StoreOp::Load, &error, started)),
         };
         self.done(StoreOp::Load, result, started);
         Ok(loaded)
@@ -168,7 +168,7 @@ impl Redis {
         pipe.cmd("PEXPIRE").arg(self.record(key)).arg(millis(ttl));
         let started = Instant::now();
         let answer: Result<(bool,), _> = self.link.ask(Command::Pipe(&pipe)).await;
-        let (there,) = answer.map_err(|error| self.failed(StoreOp::Touch, error, started))?;
+        let (there,) = answer.map_err(|error| self.failed(StoreOp::Touch, &error, started))?;
         let result = if there {
             StoreResult::Ok
         } else {
@@ -205,7 +205,7 @@ impl Redis {
                 if let Some(before) = before {
                     self.perhaps_deleted.insert(key, before);
                 }
-                return Err(self.failed(StoreOp::Delete, error, started));
+                return Err(self.failed(StoreOp::Delete, &error, started));
             }
         };
         let earlier = self
@@ -234,7 +234,7 @@ impl Redis {
         let started = Instant::now();
         let answer: Result<([Option<Vec<u8>>; 2],), _> = self.link.ask(Command::Pipe(&pipe)).await;
         let ([data, parked],) =
-            answer.map_err(|error| self.failed(StoreOp::Load, error, started))?;
+            answer.map_err(|error| self.failed(StoreOp::Load, &error, started))?;
         let newest = parked.filter(|parked| !parked.is_empty()).or(data);
         let result = newest
             .as_ref()
@@ -360,7 +360,7 @@ impl Redis {
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let started = Instant::now();
         let answer = self.link.ping().await;
-        answer.map_err(|error| self.failed(StoreOp::Ping, error, started))?;
+        answer.map_err(|error| self.failed(StoreOp::Ping, &error, started))?;
         self.done(StoreOp::Ping, StoreResult::Ok, started);
         Ok(())
     }
@@ -373,7 +373,7 @@ impl Redis {
     ) -> Result<(String, Vec<u8>), StoreError> {
         let started = Instant::now();
         let answer: Result<(String, Vec<u8>), _> = self.link.ask(Command::Script(script)).await;
-        let answer = answer.map_err(|error| self.failed(op, error, started))?;
+        let answer = answer.map_err(|error| self.failed(op, &error, started))?;
         let result = match &*answer.0 {
             "gone" => StoreResult::Miss,
             _ => StoreResult::Ok,
@@ -393,7 +393,7 @@ impl Redis {
         self.metrics.store_operated(op, result, started.elapsed());
     }
 
-    fn failed(&self, op: StoreOp, error: LinkError, started: Instant) -> StoreError {
+    fn failed(&self, op: StoreOp, error: &LinkError, started: Instant) -> StoreError {
         if matches!(
             error,
             LinkError::Timeout

@@ -119,7 +119,7 @@ impl RedisServer {
     }
 
     pub(crate) fn config(&self) -> model::Session {
-        config(model::Store::Redis(self.store()))
+        config(model::Store::Redis(Box::new(self.store())))
     }
 
     /// One command with `redis-cli`; what it printed.

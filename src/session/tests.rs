@@ -142,7 +142,7 @@ async fn a_reload_changes_keys_and_idle_time_but_not_the_kind_of_store() {
     clock.advance(Duration::from_secs(11));
     assert_eq!(missing(sessions.load(&id).await), Gone::Idle);
 
-    config.store = model::Store::Redis(model::RedisStore {
+    config.store = model::Store::Redis(Box::new(model::RedisStore {
         url: crate::secret::StoreUrl::new("redis://127.0.0.1/"),
         more_urls: Vec::new(),
         mode: model::RedisMode::Single,
@@ -151,7 +151,7 @@ async fn a_reload_changes_keys_and_idle_time_but_not_the_kind_of_store() {
         ca_pem: None,
         client_cert: None,
         key_prefix: "daypass:".into(),
-    });
+    }));
     assert!(sessions.reconfigure(&config).is_err());
 }
 

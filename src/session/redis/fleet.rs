@@ -109,7 +109,7 @@ impl Redis {
         };
         let answer: Result<((u64, Vec<String>),), _> = answer;
         let ((next, names),) =
-            answer.map_err(|error| self.failed(StoreOp::Scan, error, started))?;
+            answer.map_err(|error| self.failed(StoreOp::Scan, &error, started))?;
         self.done(StoreOp::Scan, StoreResult::Ok, started);
         let keys = names.iter().filter_map(|name| {
             let hash = name.strip_prefix(&prefix)?.strip_suffix('}')?;
@@ -232,7 +232,7 @@ impl Redis {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let answer = self.link.ask(Command::Pipe(pipe)).await;
-        let answer = answer.map_err(|error| self.failed(op, error, started))?;
+        let answer = answer.map_err(|error| self.failed(op, &error, started))?;
         self.done(op, StoreResult::Ok, started);
         Ok(answer)
     }

@@ -16,7 +16,7 @@ use super::gather::gather;
 pub(super) struct Sentinels {
     name: String,
     access: Access,
-    sentinels: Vec<Sentinel>,
+    all: Vec<Sentinel>,
     /// The highest configuration epoch seen: each failover has a higher one.
     newest: Mutex<u64>,
 }
@@ -49,7 +49,7 @@ impl Sentinels {
         Self {
             name,
             access,
-            sentinels: sentinels.collect(),
+            all: sentinels.collect(),
             newest: Mutex::new(0),
         }
     }
@@ -68,7 +68,7 @@ impl Sentinels {
         let words = self.words().await;
         let mut newest = self.newest.lock();
         let all: Vec<_> = words.iter().map(|(_, word)| word).collect();
-        let (place, epoch) = choose(&all, self.sentinels.len(), *newest, in_use)
+        let (place, epoch) = choose(&all, self.all.len(), *newest, in_use)
             .ok_or((ErrorKind::Client, "no sentinel names a master"))?;
         *newest = epoch;
         Ok(place)
@@ -77,7 +77,7 @@ impl Sentinels {
     /// What each sentinel says that answers in time.
     pub(super) async fn words(&self) -> Vec<(&Place, Word)> {
         let asked = self
-            .sentinels
+            .all
             .iter()
             .map(|sentinel| async { (&sentinel.place, self.ask(sentinel).await) });
         let good = |(_, word): &(&Place, Word)| matches!(word, Word::Master(..));
@@ -87,11 +87,11 @@ impl Sentinels {
     /// What every sentinel says, however slow within the limit.
     pub(super) async fn all_words(&self) -> Vec<(&Place, Word)> {
         let asked = self
-            .sentinels
+            .all
             .iter()
             .map(|sentinel| async { (&sentinel.place, self.ask(sentinel).await) });
         let mut words = gather(asked, |_| false, ASK, ASK).await;
-        for sentinel in &self.sentinels {
+        for sentinel in &self.all {
             if !words.iter().any(|(place, _)| **place == sentinel.place) {
                 words.push((&sentinel.place, Word::Silence));
             }

@@ -105,6 +105,10 @@ fn ids(masters: &node::Masters) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one story, each step on what the one before left"
+)]
 async fn keys_are_followed_while_their_slots_move_and_to_masters_that_join() {
     let app = user("daypass");
     let rights = documented_rights("### Cluster");
@@ -304,6 +308,10 @@ async fn an_old_master_that_still_answers_is_left_for_the_one_the_sentinels_name
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one story, each step on what the one before left"
+)]
 async fn a_rotated_password_costs_no_request_whichever_side_learns_of_it_first() {
     let (first, second, third) = (user("daypass"), user("daypass"), user("daypass"));
     let admin = user("admin");

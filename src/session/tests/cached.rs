@@ -260,7 +260,7 @@ async fn a_redis_that_may_not_tell_is_believed_for_a_second() {
     store.password = Some(crate::secret::StorePassword::new("pw"));
     let (one, _) = open(&server.config());
     let id = one.create(session_at(now())).await.unwrap();
-    let (two, metrics) = open(&config(model::Store::Redis(store)));
+    let (two, metrics) = open(&config(model::Store::Redis(Box::new(store))));
     let hit = async || {
         found(two.load(&id).await);
         looked_up(&metrics, "hit") > 0.5

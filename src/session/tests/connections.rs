@@ -39,7 +39,7 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
     let mut store = server.store();
     store.username = Some("daypass".into());
     store.password = Some(crate::secret::StorePassword::new("pa:ss/w@rd"));
-    let (sessions, _) = open(&config(model::Store::Redis(store.clone())));
+    let (sessions, _) = open(&config(model::Store::Redis(Box::new(store.clone()))));
     let id = sessions.create(session_at(now())).await.unwrap();
     let lease = granted(sessions.lease(&id, 0).await);
     sessions.renew(&id, &lease).await.unwrap();
@@ -61,9 +61,9 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
             .unwrap()
     );
 
-    let right = config(model::Store::Redis(store.clone()));
+    let right = config(model::Store::Redis(Box::new(store.clone())));
     store.password = Some(crate::secret::StorePassword::new("wrong"));
-    let (sessions, _) = open(&config(model::Store::Redis(store)));
+    let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
     assert!(sessions.load(&id).await.is_err());
     // A reload brings the right one.
     sessions.reconfigure(&right).unwrap();
@@ -78,7 +78,7 @@ async fn unix_sockets_work() {
     let server = RedisServer::start_with(&["--unixsocket", socket.to_str().unwrap()]);
     let mut store = server.store();
     store.url = crate::secret::StoreUrl::new(format!("unix:{}", socket.display()));
-    let (sessions, _) = open(&config(model::Store::Redis(store)));
+    let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
     let id = sessions.create(session_at(now())).await.unwrap();
     found(sessions.load(&id).await);
     drop(server);
@@ -139,7 +139,7 @@ async fn tls_trusts_the_configured_authority_and_shows_the_client_certificate() 
     store.url = crate::secret::StoreUrl::new(format!("rediss://localhost:{tls_port}/0"));
     store.ca_pem = Some(read("server.crt"));
     store.client_cert = Some((read("client.crt"), key));
-    let (sessions, _) = open(&config(model::Store::Redis(store.clone())));
+    let (sessions, _) = open(&config(model::Store::Redis(Box::new(store.clone()))));
     let id = sessions.create(session_at(now())).await.unwrap();
     found(sessions.load(&id).await);
 
@@ -151,11 +151,11 @@ async fn tls_trusts_the_configured_authority_and_shows_the_client_certificate() 
         ("no client certificate", anonymous),
         ("public authorities", distrustful),
     ] {
-        let (sessions, _) = open(&config(model::Store::Redis(store)));
+        let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
         assert!(sessions.ping().await.is_err(), "{name}");
     }
     store.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec());
-    let broken = config(model::Store::Redis(store));
+    let broken = config(model::Store::Redis(Box::new(store)));
     assert!(Sessions::open(&broken, Arc::new(SystemClock), metrics()).is_err());
     std::fs::remove_dir_all(&dir).unwrap();
 }
@@ -166,7 +166,7 @@ async fn a_configuration_that_cannot_work_is_refused_without_quoting_it() {
     let store = |change: &dyn Fn(&mut model::RedisStore)| {
         let mut store = server.store();
         change(&mut store);
-        config(model::Store::Redis(store))
+        config(model::Store::Redis(Box::new(store)))
     };
     let url = |text: &'static str| {
         store(&|s: &mut model::RedisStore| s.url = crate::secret::StoreUrl::new(text))

@@ -55,7 +55,7 @@ async fn a_server_that_takes_connections_and_says_nothing_is_given_up_in_time() 
     let mut store = server.store();
     let url = format!("redis://{}/0", silent.local_addr().unwrap());
     store.url = crate::secret::StoreUrl::new(url);
-    let (sessions, metrics) = open(&config(model::Store::Redis(store)));
+    let (sessions, metrics) = open(&config(model::Store::Redis(Box::new(store))));
     let id = SessionId::generate();
     for _ in 0..3 {
         let start = Instant::now();
@@ -228,7 +228,7 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         let mut store = server.store();
         let port = lossy(server.port, lease_key, cut).await;
         store.url = crate::secret::StoreUrl::new(format!("redis://127.0.0.1:{port}/0"));
-        let (sessions, _) = open(&config(model::Store::Redis(store)));
+        let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
         let start = Instant::now();
         let mut deleted = sessions.delete(&id).await;
         assert!(start.elapsed() < Duration::from_millis(700));

@@ -92,7 +92,9 @@ impl Shared {
             .iter()
             .map_while(|place| self.link(place))
             .collect();
-        links.iter().for_each(|link| link.supervise());
+        for link in &links {
+            link.supervise();
+        }
         let changed = self.map.send_if_modified(|map| {
             let same = map.lost.is_none()
                 && map.slots == layout.slots

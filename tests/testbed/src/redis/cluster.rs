@@ -294,7 +294,7 @@ impl Cluster {
 
     fn wait_for_nodes(&self, count: usize) {
         let met = wait_for(PATIENCE, || {
-            let all = self.nodes.iter().filter_map(|node| {
+            let mut all = self.nodes.iter().filter_map(|node| {
                 let text = node.try_command(&["CLUSTER", "NODES"])?.bytes();
                 Some(String::from_utf8_lossy(&text).into_owned())
             });
@@ -302,7 +302,7 @@ impl Cluster {
                 let lines = text.lines().filter(|line| line.contains(" connected"));
                 !text.contains("handshake") && lines.count() >= count
             };
-            all.map(met).all(|met| met).then_some(())
+            all.all(met).then_some(())
         });
         assert!(
             met.is_some(),

@@ -58,11 +58,12 @@ chaos: ## Break everything around a fleet, for MINUTES=5 and from SEED= (drawn a
 	    $(CARGO) test --test chaos -- --ignored --nocapture
 
 .PHONY: bench
-bench: ## Compare daypass with a bare pingora proxy and nginx (release build, about 10 minutes the first time)
+bench: ## Compare daypass with a bare pingora proxy and nginx, and measure a fleet (release build, about 12 minutes the first time)
 	@scripts/install-deps --for bench
 	$(CARGO) build --release --bin daypass --example bare_proxy
 	$(CARGO) build --example bench_fixture
 	@scripts/bench
+	@scripts/bench-sessions
 
 .PHONY: bench-peers
 bench-peers: ## Compare daypass with mod_auth_openidc and Envoy's OAuth2 filter (release build, then about 5 minutes)

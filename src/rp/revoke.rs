@@ -42,7 +42,7 @@ impl Revoker {
         Self::start(permit, provider, tokens);
     }
 
-    /// As [`revoke`](Self::revoke), but waits until there is room: for many at once, which nobody waits for.
+    /// As `revoke`, but waits until there is room: for many at once, which nobody waits for.
     pub async fn revoke_in_turn(&self, provider: &Arc<Provider>, tokens: Arc<Tokens>) {
         // Fails only when the semaphore is closed, which it never is.
         if let Ok(permit) = Arc::clone(&self.0).acquire_owned().await {

@@ -279,7 +279,7 @@ async fn an_old_master_that_still_answers_is_left_for_the_one_the_sentinels_name
     assert_eq!(ids(&masters), [old.as_str()]);
     assert_eq!(metrics.store_connected.get(), 1);
     assert_eq!(redis.link.survey().await, Vec::<String>::new());
-    watched.server(0).command(&["WAIT", "1", "5000"]);
+    watched.wait_until_replicated();
 
     let (unknown, _) = redis_of("another", &app.1);
     assert!(create(&unknown).await.is_err());

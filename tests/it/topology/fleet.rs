@@ -78,6 +78,7 @@ async fn sentinels_replace_a_master_under_load_and_a_password_is_rotated() {
     let load = Load::start(&fleet, &people);
     load.served(5, "before").await;
     assert_eq!(load.others(), Vec::<String>::new());
+    watched.wait_until_replicated();
     watched.kill_sentinel(0);
     watched.server_mut(0).kill();
     let master = watched.wait_for_failover(0);
@@ -148,6 +149,7 @@ async fn whoever_has_a_fresh_token_does_not_notice_that_a_master_is_replaced() {
     let people = [sign_in(&fleet).await, sign_in(&fleet).await];
     let load = Load::start(&fleet, &people);
     load.served(5, "before").await;
+    watched.wait_until_replicated();
     watched.server_mut(0).kill();
     watched.wait_for_failover(0);
     // The new master tells of changes.
@@ -209,6 +211,7 @@ async fn a_cluster_moves_slots_and_replaces_a_master_under_load() {
     assert_eq!(provider.reused(), 0);
 
     let lost = cluster.holder(0, slots[0]).expect("a master");
+    cluster.wait_until_replicated(lost);
     cluster.node_mut(lost).kill();
     let next = cluster.wait_for_failover(lost, slots[0]);
     assert_eq!(next, lost + 3, "its replica");

@@ -230,6 +230,37 @@ impl Redis {
         try_command(&self.socket(), self.options.user.as_ref(), words)
     }
 
+    /// Replicas that get what is written.
+    fn replicas_online(&self) -> Option<usize> {
+        let info = self.try_command(&["INFO", "replication"])?.bytes();
+        Some(
+            String::from_utf8_lossy(&info)
+                .matches("state=online")
+                .count(),
+        )
+    }
+
+    /// Waits until what is written by now is on a replica, too. `WAIT` knows only what its own connection wrote.
+    fn wait_until_replicated(&self) {
+        let info = || {
+            let info = self.command(&["INFO", "replication"]).bytes();
+            String::from_utf8_lossy(&info).into_owned()
+        };
+        let number = |text: &str| {
+            let digits = text.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse::<u64>().ok()
+        };
+        let written = info();
+        let written = written.split("master_repl_offset:").nth(1);
+        let written = written.and_then(number).expect("an offset");
+        let there = wait_for(Duration::from_secs(20), || {
+            let info = info();
+            let mut acknowledged = info.split(",offset=").skip(1).filter_map(number);
+            acknowledged.any(|offset| offset >= written).then_some(())
+        });
+        assert!(there.is_some(), "nothing is replicated: {}", self.log());
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
             let pid = i32::try_from(child.id()).expect("a process id fits");

@@ -221,6 +221,11 @@ impl Cluster {
         next.unwrap_or_else(|| panic!("no failover: {}", self.living().log()))
     }
 
+    /// Waits until all that a master has acknowledged so far is on a replica, too.
+    pub fn wait_until_replicated(&self, master: usize) {
+        self.nodes[master].wait_until_replicated();
+    }
+
     /// Waits until every living node says that the Cluster works.
     pub fn wait_until_ok(&self) {
         let ok = wait_for(PATIENCE, || self.is_ok().then_some(()));
@@ -234,10 +239,7 @@ impl Cluster {
     /// Waits until the replica of a master at the start has its data.
     fn wait_for_replica(&self, master: usize) {
         let synced = wait_for(PATIENCE, || {
-            let info = self.nodes[master].command(&["INFO", "replication"]).bytes();
-            String::from_utf8_lossy(&info)
-                .contains("state=online")
-                .then_some(())
+            (self.nodes[master].replicas_online()? > 0).then_some(())
         });
         assert!(synced.is_some(), "no replica: {}", self.nodes[master].log());
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Options, Redis, Reply, tls_settings, try_command};
+use super::{Options, Redis, tls_settings, try_command};
 use crate::pki::{Authority, Issued};
 use crate::provider::random;
 use crate::raw::wait_for;
@@ -160,7 +160,7 @@ impl Watched {
         master.unwrap_or_else(|| panic!("no failover: {}", self.logs()))
     }
 
-    /// Waits until every server but the master is a replica of it, with so many of them connected.
+    /// Waits until so many replicas follow the master: one that has just copied its data does not yet, for up to a second.
     pub fn wait_for_replicas(&self, count: usize) {
         let there = wait_for(PATIENCE, || {
             let master = if self.sentinels.is_empty() {
@@ -168,16 +168,15 @@ impl Watched {
             } else {
                 self.master()?
             };
-            let role = self.servers[master].try_command(&["ROLE"])?;
-            let Reply::Array(role) = role else {
-                return None;
-            };
-            let Reply::Array(replicas) = role.get(2)? else {
-                return None;
-            };
-            (replicas.len() >= count).then_some(())
+            (self.servers[master].replicas_online()? >= count).then_some(())
         });
         assert!(there.is_some(), "replicas do not connect: {}", self.logs());
+    }
+
+    /// Waits until all that the master has acknowledged so far is on a replica, too.
+    pub fn wait_until_replicated(&self) {
+        let master = self.master().expect("the sentinels agree");
+        self.servers[master].wait_until_replicated();
     }
 
     /// Kills a sentinel.
@@ -189,6 +188,11 @@ impl Watched {
         // Known to each other from the start, and knowing the replicas: finding out takes them seconds.
         let addresses: Vec<SocketAddr> = (0..3).map(|_| crate::ports::free()).collect();
         let id = |address: &SocketAddr| format!("{:040x}", address.port());
+        // Issued once: the files have the same names each time.
+        let tls = self
+            .authority
+            .as_ref()
+            .map(|authority| tls_settings(authority, self.options.client_certificates));
         for own in &addresses {
             let mut text = String::new();
             let mut line = |words: &str| writeln!(text, "{words}").expect("a String takes all");
@@ -227,12 +231,12 @@ impl Watched {
                 let words = format!("{} {} {}", other.ip(), other.port(), id(other));
                 line(&format!("sentinel known-sentinel {MASTER} {words}"));
             }
-            if let Some(authority) = &self.authority {
+            if let Some(tls) = &tls {
                 line(&format!(
                     "port 0\ntls-port {}\ntls-replication yes",
                     own.port()
                 ));
-                for (key, value) in tls_settings(authority, self.options.client_certificates) {
+                for (key, value) in tls {
                     line(&format!("{key} {value}"));
                 }
             } else {

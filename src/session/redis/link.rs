@@ -1,31 +1,29 @@
-//! Keeps one connection to a server alive and gives every command a deadline.
+//! Sends commands to one server, each with a deadline, over a connection that a supervisor keeps alive.
 //!
-//! A supervisor task dials, checks the connection with a heartbeat, and dials again as soon as anyone finds it broken.
 //! A connection that does not answer in time is abandoned, not queued on: Redis may be frozen, or a network path gone.
-//! Rotated credentials are tried on a second connection, which takes over once they are accepted.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, RedisResult};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tokio::time::{Instant, timeout_at};
 
 use self::answer::Class;
 pub(super) use self::answer::LinkError;
-use super::access::{Access, Pass, Place, may_be_refusal};
-use super::command::{Command, code};
+use super::access::{Access, Pass, Place};
+use super::command::Command;
 use super::node::{Masters, Node};
 use super::sentinel::Sentinels;
 use crate::metrics::Metrics;
 use crate::seal::random;
 
 mod answer;
+mod supervisor;
 
 /// One supervised connection. Connects at first use.
 pub(super) struct Link {
@@ -90,14 +88,6 @@ pub(super) struct Ready {
     connection: MultiplexedConnection,
 }
 
-/// A connection as made.
-struct Entered {
-    connection: MultiplexedConnection,
-    node: Node,
-    place: Place,
-    pass: Arc<Pass>,
-}
-
 impl State {
     fn epoch(&self) -> u64 {
         match self {
@@ -123,10 +113,8 @@ impl Link {
             since: None,
             sure: false,
         });
-        let known = match &origin {
-            Origin::Place(place) => Some((place.clone(), access.passes().current)),
-            Origin::Sentinels(_) => None,
-        };
+        let known = origin.place().cloned();
+        let known = known.map(|place| (place, access.passes().current));
         let node = known
             .as_ref()
             .and_then(|(place, pass)| pass.node(place).ok());
@@ -161,10 +149,7 @@ impl Link {
 
     /// Where the server is, where that never changes.
     pub(super) fn place(&self) -> Option<&Place> {
-        match &self.shared.origin {
-            Origin::Place(place) => Some(place),
-            Origin::Sentinels(_) => None,
-        }
+        self.shared.origin.place()
     }
 
     /// Whether there is a connection now.
@@ -290,10 +275,7 @@ impl fmt::Debug for Link {
 impl Ready {
     /// Where the server is, where that never changes.
     pub(super) fn place(&self) -> Option<&Place> {
-        match &self.shared.origin {
-            Origin::Place(place) => Some(place),
-            Origin::Sentinels(_) => None,
-        }
+        self.shared.origin.place()
     }
 
     /// Sends a command once. A connection that turns out not to be usable is replaced.
@@ -325,244 +307,15 @@ impl Ready {
     }
 }
 
-impl Shared {
-    /// Dials, watches, dials again, until aborted.
-    async fn run(self: Arc<Self>) {
-        let mut pause = FIRST_PAUSE;
-        let mut reported = false;
-        loop {
-            match self.dial().await {
-                Ok(entered) => {
-                    pause = FIRST_PAUSE;
-                    reported = false;
-                    let mut entered = Some(entered);
-                    while let Some(connection) = entered {
-                        info!(store.node = &*connection.node.id, "session store connected");
-                        entered = self.watch_over(connection).await;
-                    }
-                    warn!("session store connection lost");
-                }
-                Err(error) => {
-                    self.note_failure();
-                    if !reported {
-                        reported = true;
-                        // Kind and code only: texts may quote what was sent.
-                        warn!(
-                            store.node = self.origin.name(),
-                            store.error = ?error.kind(),
-                            store.code = code(&error),
-                            "session store cannot be reached; trying on"
-                        );
-                    }
-                    // Jittered, or a fleet would knock in step.
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-            }
-        }
-    }
-
-    /// Connects with the credentials in force; until a server knows them, with those from before.
-    async fn dial(&self) -> RedisResult<Entered> {
-        let place = match &self.origin {
-            Origin::Place(place) => place.clone(),
-            Origin::Sentinels(sentinels) => sentinels.master(None).await?,
-        };
-        let passes = self.access.passes();
-        let error = match self.enter(&place, &passes.current).await {
-            Ok(entered) => return Ok(entered),
-            Err(error) => error,
-        };
-        match &passes.previous {
-            Some(previous) if may_be_refusal(&error) => {
-                self.enter(&place, previous).await.map_err(|_| error)
-            }
-            _ => Err(error),
-        }
-    }
-
-    async fn enter(&self, place: &Place, pass: &Arc<Pass>) -> RedisResult<Entered> {
-        let node = pass.node(place)?;
-        let attempt = async {
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(DIAL))
-                .set_response_timeout(Some(DIAL))
-                .set_pipeline_buffer_size(QUEUE);
-            let mut connection = node
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?;
-            // A server that still loads its data, or lets us in but not do anything, is not up.
-            self.check(&mut connection).await?;
-            Ok(connection)
-        };
-        let connection: RedisResult<_> = timeout(DIAL, attempt)
-            .await
-            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
-        let connection = connection?;
-        Ok(Entered {
-            connection,
-            node,
-            place: place.clone(),
-            pass: Arc::clone(pass),
-        })
-    }
-
-    /// Is the server there, and the one to write to? Where sentinels may have put another in its place, it has to say so
-    /// itself: an old master that comes back does not know yet.
-    async fn check(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        match &self.origin {
-            Origin::Place(_) => redis::cmd("PING").exec_async(connection).await,
-            Origin::Sentinels(sentinels) => sentinels.verify_master(connection).await,
-        }
-    }
-
-    /// Publishes the connection and returns when it is found broken, by the heartbeat or by a command; or with the one that
-    /// takes its place.
-    async fn watch_over(&self, entered: Entered) -> Option<Entered> {
-        let mut state = self.state.subscribe();
-        let mine = state.borrow().epoch() + 1;
-        self.show(&entered);
-        self.state.send_replace(State::Up {
-            epoch: mine,
-            connection: entered.connection.clone(),
-        });
-        state.mark_unchanged();
-        self.dialled.send_modify(|dialled| *dialled += 1);
-        self.observer.tell(true);
-        let told = state.wait_for(|state| matches!(state, State::Down { .. }));
-        tokio::select! {
-            () = self.beat(&entered) => {}
-            () = self.overtaken(&entered) => {
-                warn!("the sentinels name another master; leaving the old one");
-            }
-            next = self.renewed(&entered) => return Some(next),
-            _ = told => return None,
-        }
-        self.broken(mine, true);
-        None
-    }
-
-    /// Tells of another server, or of other credentials for it; not of each connection.
-    fn show(&self, entered: &Entered) {
-        let mut shown = self.shown.lock();
-        let same = shown.as_ref().is_some_and(|(place, pass)| {
-            *place == entered.place && Arc::ptr_eq(pass, &entered.pass)
-        });
-        if !same {
-            *shown = Some((entered.place.clone(), Arc::clone(&entered.pass)));
-            self.nodes.send_replace(Arc::from([entered.node.clone()]));
-        }
-    }
-
-    /// Ends when the server has stopped answering.
-    async fn beat(&self, entered: &Entered) {
-        let mut beat = interval(HEARTBEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            beat.tick().await;
-            let mut connection = entered.connection.clone();
-            match timeout(ANSWER, self.check(&mut connection)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) if Class::of(&error) == Class::Answer => {}
-                _ => return,
-            }
-        }
-    }
-
-    /// Ends when the sentinels have another master: the old one may be cut off from them and still answer us.
-    async fn overtaken(&self, entered: &Entered) {
-        let Origin::Sentinels(sentinels) = &self.origin else {
-            return std::future::pending().await;
-        };
-        loop {
-            sleep(jittered(SENTINEL_PULSE)).await;
-            match sentinels.master(Some(&entered.place)).await {
-                Ok(master) if master != entered.place => return,
-                _ => {}
-            }
-        }
-    }
-
-    /// Ends when credentials other than those of the connection are in force and accepted. Till then it stays in use.
-    async fn renewed(&self, entered: &Entered) -> Entered {
-        let mut passes = self.access.subscribe();
-        let mut pause = FIRST_PAUSE;
-        let mut reported = false;
-        loop {
-            let wanted = Arc::clone(&passes.borrow_and_update().current);
-            if Arc::ptr_eq(&wanted, &entered.pass) {
-                if passes.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-                continue;
-            }
-            match self.enter(&entered.place, &wanted).await {
-                Ok(next) => return next,
-                Err(error) => {
-                    if !reported {
-                        reported = true;
-                        warn!(
-                            store.node = &*entered.node.id,
-                            store.error = ?error.kind(),
-                            "session store does not accept the new credentials; the connection in use stays, trying on"
-                        );
-                    }
-                }
-            }
-            tokio::select! {
-                () = sleep(jittered(pause)) => pause = (pause * 2).min(MAX_RENEWAL_PAUSE),
-                _ = passes.changed() => {
-                    pause = FIRST_PAUSE;
-                    reported = false;
-                }
-            }
-        }
-    }
-
-    /// A command or heartbeat found connection `broken` unusable.
-    fn broken(&self, broken: u64, sure: bool) {
-        let ended = self.state.send_if_modified(|state| {
-            let current = matches!(state, State::Up { epoch, .. } if *epoch == broken);
-            if current {
-                *state = State::Down {
-                    epoch: broken,
-                    since: Some(Instant::now()),
-                    sure,
-                };
-            }
-            current
-        });
-        if ended {
-            self.observer.tell(false);
-        }
-    }
-
-    fn report_refusal(&self, error: &RedisError) {
-        let mut refused = self.refused.lock();
-        if refused.is_none_or(|last| last.elapsed() > REFUSALS_EVERY) {
-            *refused = Some(Instant::now());
-            warn!(
-                store.error = ?error.kind(),
-                store.code = code(error),
-                "session store refuses commands"
-            );
-        }
-    }
-
-    /// Dialling failed: from now on the outage has a beginning, and those who wait see when it has become long.
-    fn note_failure(&self) {
-        self.observer.tell(false);
-        self.state.send_modify(|state| {
-            if let State::Down { since, sure, .. } = state {
-                since.get_or_insert_with(Instant::now);
-                *sure = true;
-            }
-        });
-    }
-}
-
 impl Origin {
+    /// Where the server is, where that never changes.
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Place(place) => Some(place),
+            Self::Sentinels(_) => None,
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Place(place) => place.to_string(),
@@ -591,20 +344,9 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 pub(super) const ANSWER: Duration = Duration::from_millis(450);
 /// One attempt to connect: TCP, TLS, AUTH and PING.
 pub(super) const DIAL: Duration = Duration::from_secs(1);
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Between looks at what the sentinels say, while a master answers.
-const SENTINEL_PULSE: Duration = Duration::from_secs(1);
 /// Commands wait for a connection while an outage is younger than this, and fail at once when it is older.
 const PATIENCE: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest time Redis may be back before we notice.
-const MAX_PAUSE: Duration = Duration::from_millis(250);
-/// Between attempts to get in with new credentials, with the old ones still good.
-const MAX_RENEWAL_PAUSE: Duration = Duration::from_secs(5);
-/// Commands queued on the connection; more wait, within their deadlines.
-const QUEUE: usize = 1024;
 /// A command whose connection broke is sent again on the next one.
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 /// How often a command that a demoted master did not take is taken elsewhere.
 const MAX_TURNS: u32 = 10;
-const REFUSALS_EVERY: Duration = Duration::from_secs(5);

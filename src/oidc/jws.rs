@@ -32,12 +32,9 @@ impl<'a> Jws<'a> {
         Self::parse_typed(token, |typ| is_type(typ, "jwt"))
     }
 
-    /// Parses a token whose `typ` is absent, `logout+jwt` (Back-Channel Logout §2.4), or the plain `JWT` of providers that
-    /// type none of their tokens.
+    /// Parses a token whose `typ` is absent or `logout+jwt` (JWT-04, Back-Channel Logout §2.4).
     pub(super) fn parse_logout(token: &'a str) -> Result<Self, &'static str> {
-        Self::parse_typed(token, |typ| {
-            is_type(typ, "logout+jwt") || is_type(typ, "jwt")
-        })
+        Self::parse_typed(token, |typ| is_type(typ, "logout+jwt"))
     }
 
     fn parse_typed(token: &'a str, good: impl Fn(&str) -> bool) -> Result<Self, &'static str> {

@@ -212,6 +212,7 @@ async fn only_the_providers_own_signature_over_the_right_type_counts() {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
     };
     let sound = typed("logout+jwt");
+    let of_an_id_token = super::super::tests::keys::claims(&issuer);
     let mut bent = sound.clone();
     bent.replace_range(bent.len() - 6..bent.len() - 4, "AA");
     let (head, _) = sound.rsplit_once('.').unwrap();
@@ -224,7 +225,7 @@ async fn only_the_providers_own_signature_over_the_right_type_counts() {
             es256().sign_with(&json!({"kid": "es"}), &good),
             "",
         ),
-        ("the plain type", typed("JWT"), ""),
+        ("the plain type", typed("JWT"), "type"),
         ("an access token's type", typed("at+jwt"), "type"),
         ("a security event's type", typed("secevent+jwt"), "type"),
         ("an empty type", typed(""), "type"),
@@ -244,19 +245,19 @@ async fn only_the_providers_own_signature_over_the_right_type_counts() {
         ("HMAC", hmac, "algorithm"),
         (
             "an algorithm we do not take",
-            rsa(Algorithm::RS512).sign(&good),
+            rsa(Algorithm::RS512).sign_logout(&good),
             "algorithm",
         ),
         ("no signature", format!("{head}."), "signature"),
         ("bent signature", bent, "signature"),
         (
             "a stranger's key under our kid",
-            new_es256("es").sign(&good),
+            new_es256("es").sign_logout(&good),
             "signature",
         ),
         (
             "a key nobody knows",
-            new_es256("other").sign(&good),
+            new_es256("other").sign_logout(&good),
             "no key",
         ),
         (
@@ -271,9 +272,10 @@ async fn only_the_providers_own_signature_over_the_right_type_counts() {
         ("two parts", "a.b".to_owned(), "no signed JWT"),
         ("nothing", String::new(), "no signed JWT"),
         ("too large", "A".repeat(65 * 1024), "too large"),
+        ("an ID token", es256().sign(&of_an_id_token), "type"),
         (
-            "an ID token",
-            es256().sign(&super::super::tests::keys::claims(&issuer)),
+            "an ID token without a type",
+            es256().sign_with(&json!({"kid": "es"}), &of_an_id_token),
             "`events`",
         ),
         (
@@ -309,7 +311,7 @@ async fn without_the_providers_keys_nothing_is_decided() {
     scene
         .server
         .always("/jwks", Reply::json(&json!({})).status(503));
-    let token = es256().sign(&claims(&scene.server.url()));
+    let token = es256().sign_logout(&claims(&scene.server.url()));
     let error = scene
         .provider
         .verify_logout_token(&token)

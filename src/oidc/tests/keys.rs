@@ -42,6 +42,11 @@ impl Key {
         self.sign_with(&json!({"kid": self.id, "typ": "JWT"}), claims)
     }
 
+    /// A signed logout token (Back-Channel Logout §2.4).
+    pub(in crate::oidc) fn sign_logout(&self, claims: &Claims) -> String {
+        self.sign_with(&json!({"kid": self.id, "typ": "logout+jwt"}), claims)
+    }
+
     /// A signed token with `header`; `alg` is the key's unless `header` has one.
     pub(in crate::oidc) fn sign_with(&self, header: &Value, claims: &Claims) -> String {
         crypto::install();

@@ -198,7 +198,11 @@ impl Sessions {
     pub async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
         let key = id.record_key();
         let deleted = match &self.0.store {
-            Store::Memory(memory) => memory.delete(key, &self.0.seen),
+            Store::Memory(memory) => {
+                let deleted = memory.delete(key, &self.0.seen);
+                self.0.changes.wake(key);
+                deleted
+            }
             Store::Redis(cached) => {
                 let _forget = cached.forgetting(key, &self.0.changes);
                 let deleted = cached.redis.delete(id, &self.keys()).await?;
@@ -209,7 +213,6 @@ impl Sessions {
                 deleted
             }
         };
-        self.0.changes.wake(key);
         Ok(deleted)
     }
 
@@ -272,7 +275,11 @@ impl Sessions {
     ) -> Result<CommitAnswer, StoreError> {
         let key = id.record_key();
         let answer = match &self.0.store {
-            Store::Memory(memory) => memory.commit(key, lease, tokens, self.now()),
+            Store::Memory(memory) => {
+                let answer = memory.commit(key, lease, tokens, self.now());
+                self.0.changes.wake(key);
+                answer
+            }
             Store::Redis(cached) => {
                 let forget = cached.forgetting(key, &self.0.changes);
                 let answer = cached.redis.commit(id, &self.keys(), lease, tokens).await?;
@@ -280,7 +287,6 @@ impl Sessions {
                 answer
             }
         };
-        self.0.changes.wake(key);
         Ok(answer)
     }
 
@@ -309,21 +315,23 @@ impl Sessions {
     /// # Errors
     /// [`StoreError`].
     pub async fn end(&self, id: &SessionId, lease: &Lease) -> Result<EndAnswer, StoreError> {
-        let answer = match &self.0.store {
-            Store::Memory(memory) => memory.end(id.record_key(), lease, self.now(), &self.0.seen),
-            Store::Redis(cached) => {
-                let _forget = cached.forgetting(id.record_key(), &self.0.changes);
-                cached.redis.end(id, &self.keys(), lease).await?
+        let key = id.record_key();
+        match &self.0.store {
+            Store::Memory(memory) => {
+                let answer = memory.end(key, lease, self.now(), &self.0.seen);
+                self.0.changes.wake(key);
+                Ok(answer)
             }
-        };
-        if matches!(answer, EndAnswer::Ended) {
-            self.0.seen.gone(id.record_key(), Gone::Revoked);
-            if let Store::Redis(_) = &self.0.store {
-                self.unindex(id.record_key(), Meta::of(&lease.session));
+            Store::Redis(cached) => {
+                let _forget = cached.forgetting(key, &self.0.changes);
+                let answer = cached.redis.end(id, &self.keys(), lease).await?;
+                if matches!(answer, EndAnswer::Ended) {
+                    self.0.seen.gone(key, Gone::Revoked);
+                    self.unindex(key, Meta::of(&lease.session));
+                }
+                Ok(answer)
             }
         }
-        self.0.changes.wake(id.record_key());
-        Ok(answer)
     }
 
     /// Wakes whoever holds the answer when the session is refreshed, deleted, or may have been.

@@ -58,10 +58,10 @@ pub(super) struct Which {
 #[group(required = true, multiple = false)]
 struct Names {
     /// Sessions of this user (`sub`).
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
     subject: Option<String>,
     /// Sessions of this session at the provider (`sid`).
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
     sid: Option<String>,
     /// Every session.
     #[arg(long)]

@@ -58,6 +58,29 @@ fn check_calls_a_good_file_good_on_stdout() {
     drop(file);
 }
 
+/// The sessions of the memory store are in another process: the message says what to do instead.
+#[test]
+fn sessions_in_memory_are_not_to_be_seen_from_here() {
+    let (folder, _) = folder_with(&lonely());
+    for action in ["list", "revoke"] {
+        let words = ["sessions", action, "--all", "-c", "daypass.yaml"];
+        let ended = run(folder.path(), &words, &[]);
+        assert_eq!(
+            (ended.code, &*ended.stdout),
+            (Some(1), ""),
+            "{action}: {ended:?}"
+        );
+        for said in ["session.store is `memory`", "Restart daypass", "redis://"] {
+            assert!(ended.stderr.contains(said), "{action}: {}", ended.stderr);
+        }
+    }
+    // Names may look like options: both are texts by the provider.
+    for name in ["--subject", "--sid"] {
+        let words = ["sessions", "list", name, "-08a5", "-c", "daypass.yaml"];
+        assert_eq!(run(folder.path(), &words, &[]).code, Some(1), "{name}");
+    }
+}
+
 /// CFG-01, CFG-05.
 #[test]
 fn check_reports_every_problem_at_once_with_its_place_and_a_remedy() {

@@ -74,6 +74,20 @@ pub(crate) fn config(store: model::Store) -> model::Session {
     }
 }
 
+/// A single server, entered by nobody in particular.
+pub(crate) fn store_at(url: &str) -> model::RedisStore {
+    model::RedisStore {
+        url: StoreUrl::new(url),
+        more_urls: Vec::new(),
+        mode: model::RedisMode::Single,
+        username: None,
+        password: None,
+        ca_pem: None,
+        client_cert: None,
+        key_prefix: "daypass:".into(),
+    }
+}
+
 /// A `redis-server` on a free port of loopback, killed on drop.
 pub(crate) struct RedisServer {
     child: Child,
@@ -106,16 +120,7 @@ impl RedisServer {
     }
 
     pub(crate) fn store(&self) -> model::RedisStore {
-        model::RedisStore {
-            url: StoreUrl::new(format!("redis://127.0.0.1:{}/0", self.port)),
-            more_urls: Vec::new(),
-            mode: model::RedisMode::Single,
-            username: None,
-            password: None,
-            ca_pem: None,
-            client_cert: None,
-            key_prefix: "daypass:".into(),
-        }
+        store_at(&format!("redis://127.0.0.1:{}/0", self.port))
     }
 
     pub(crate) fn config(&self) -> model::Session {

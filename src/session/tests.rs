@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::testing::{RedisServer, START, config, session_at, tokens};
+use super::testing::{RedisServer, START, config, session_at, store_at, tokens};
 use super::*;
 use crate::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use crate::config::model;
@@ -142,16 +142,7 @@ async fn a_reload_changes_keys_and_idle_time_but_not_the_kind_of_store() {
     clock.advance(Duration::from_secs(11));
     assert_eq!(missing(sessions.load(&id).await), Gone::Idle);
 
-    config.store = model::Store::Redis(Box::new(model::RedisStore {
-        url: crate::secret::StoreUrl::new("redis://127.0.0.1/"),
-        more_urls: Vec::new(),
-        mode: model::RedisMode::Single,
-        username: None,
-        password: None,
-        ca_pem: None,
-        client_cert: None,
-        key_prefix: "daypass:".into(),
-    }));
+    config.store = model::Store::Redis(Box::new(store_at("redis://127.0.0.1/")));
     assert!(sessions.reconfigure(&config).is_err());
 }
 

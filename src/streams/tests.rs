@@ -20,10 +20,13 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_with(&config(model::Store::Memory { entries: 100 }))
+}
+
+fn rig_with(config: &model::Session) -> Rig {
     let (clock, metrics) = (ManualClock::at(START), Arc::new(Metrics::new().unwrap()));
     let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-    let config = config(model::Store::Memory { entries: 100 });
-    let sessions = Sessions::open(&config, shared.clone(), metrics.clone()).unwrap();
+    let sessions = Sessions::open(config, shared.clone(), metrics.clone()).unwrap();
     let streams = Streams::new(sessions.clone(), shared, metrics.clone());
     Rig {
         streams,
@@ -209,16 +212,7 @@ fn rig_in(redis: &crate::session::testing::RedisServer, patience: Duration) -> R
         max_staleness: patience,
         ..redis.config()
     };
-    let (clock, metrics) = (ManualClock::at(START), Arc::new(Metrics::new().unwrap()));
-    let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-    let sessions = Sessions::open(&config, shared.clone(), metrics.clone()).unwrap();
-    let streams = Streams::new(sessions.clone(), shared, metrics.clone());
-    Rig {
-        streams,
-        sessions,
-        clock,
-        metrics,
-    }
+    rig_with(&config)
 }
 
 #[tokio::test]

@@ -163,5 +163,8 @@ fn a_person_signs_in_and_out_with_sessions_in_redis_and_pushed_requests() {
     // Signed in twice, asked twice more: each time the request was pushed (RFC 9126).
     assert!(pushed >= 2, "{pushed}");
     // Both sessions are gone, and nothing else lies around.
-    assert_eq!(redis.keys(), Vec::<String>::new());
+    let mut keys = redis.keys();
+    // Index sets go off the request's path.
+    keys.retain(|key| !key.starts_with("daypass:i:"));
+    assert_eq!(keys, Vec::<String>::new());
 }

@@ -401,7 +401,7 @@ async fn invalid_grant_ends_the_session_everywhere() {
         assert_refused(answer, "revoked", &format!("request {index}"));
     }
     assert_eq!(rig.calls(), 1);
-    assert_eq!(rig.redis.keys(), [""; 0], "neither record nor lease");
+    assert_eq!(rig.keys(), [""; 0], "neither record nor lease");
     for replica in 0..3 {
         let call = rig.call(&person, replica, "/orders").navigation();
         let answer = call.send().await.expect("an answer");

@@ -66,7 +66,7 @@ async fn a_strict_provider_that_loses_its_answer_ends_the_session_and_says_so() 
         assert_refused(answer, "revoked", &format!("request {index}"));
     }
     assert_eq!((rig.calls(), rig.provider.reused()), (2, 1), "inherent");
-    assert_eq!((rig.echo.count(), rig.redis.keys().len()), (0, 0));
+    assert_eq!((rig.echo.count(), rig.keys().len()), (0, 0));
     // And signing in again is all it takes.
     let again = rig.sign_in().await;
     assert_eq!(rig.get(&again, 2).await.status, 200);

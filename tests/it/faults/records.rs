@@ -247,7 +247,7 @@ async fn idle_sessions_end_and_used_ones_do_not() {
         for replica in 0..2 {
             assert_refused(&rig.get(&user, replica).await, "idle", "Redis");
         }
-        assert_eq!(rig.redis.session_keys(), [""; 0], "nothing is left");
+        assert_eq!(rig.keys(), [""; 0], "nothing is left");
     };
     let in_memory = async {
         let (provider, echo) = (Provider::start(), Echo::start());
@@ -285,7 +285,7 @@ async fn idle_sessions_end_and_used_ones_do_not() {
         for replica in 0..2 {
             assert_refused(&rig.get(&person, replica).await, "expired", "lifetime");
         }
-        assert_eq!(rig.redis.session_keys(), [""; 0], "nothing is left");
+        assert_eq!(rig.keys(), [""; 0], "nothing is left");
         assert_eq!(
             rig.counted("daypass_session_ends_total", &[("reason", "expired")]),
             2
@@ -313,15 +313,15 @@ async fn redis_holds_a_session_for_as_long_as_it_can_be_used() {
     );
     assert_eq!(rig.get(&person, 1).await.status, 200);
     assert_eq!(
-        rig.redis.session_keys(),
+        rig.keys(),
         std::slice::from_ref(&person.record),
         "no lease once it is refreshed"
     );
     assert_eq!(rig.log_out(&person, 0).await.status, 204);
-    assert_eq!(rig.redis.session_keys(), [""; 0]);
+    assert_eq!(rig.keys(), [""; 0]);
     // Asking with what is left in other tabs brings nothing back.
     for replica in 0..2 {
         assert_eq!(rig.get(&person, replica).await.status, 401);
     }
-    assert_eq!(rig.redis.session_keys(), [""; 0]);
+    assert_eq!(rig.keys(), [""; 0]);
 }

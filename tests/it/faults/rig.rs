@@ -199,6 +199,12 @@ impl Rig {
         keys.filter(|key| key.starts_with("daypass:s:")).collect()
     }
 
+    /// Every key but the index sets: those go off the request's path, or when their last session would have ended.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let keys = self.redis.keys().into_iter();
+        keys.filter(|key| !key.starts_with("daypass:i:")).collect()
+    }
+
     /// Generation of the stored session; `None` when it is gone.
     pub(crate) fn generation(&self, person: &Person) -> Option<u64> {
         let text = self.redis.command(&["HGET", &person.record, "g"]).bytes();

@@ -140,10 +140,7 @@ async fn a_token_is_good_again_after_an_outage_of_the_store() {
 
 /// LOGOUT-17, PRODUCT §1
 #[tokio::test(flavor = "multi_thread")]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one story, each step on what the one before left"
-)]
+#[expect(clippy::too_many_lines, reason = "one incident, told in its order")]
 async fn an_operator_sees_and_ends_sessions_of_the_whole_fleet() {
     let rig = Rig::with(2, |_| {}, |setup| setup);
     let laptop = signed_in(&rig).await;

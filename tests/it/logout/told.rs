@@ -41,7 +41,7 @@ async fn a_token_that_breaks_a_rule_ends_nothing() {
     let stage = Stage::new();
     let client = stage.signed_in().await;
     let sid = stage.provider.latest_sid();
-    let now = time();
+    let now = time(&stage.provider);
     let good = json!({"sid": sid, "sub": JANE});
     let rows: [(&str, Value, Vec<Fault>); 20] = [
         (
@@ -117,13 +117,11 @@ async fn a_token_that_breaks_a_rule_ends_nothing() {
     assert!(refused.is_some(), "the audit log tells why");
 }
 
-fn time() -> i64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the provider's clock is the system's"
-    )]
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(since.expect("after 1970").as_secs()).expect("it fits")
+/// The provider's time in seconds.
+fn time(provider: &Provider) -> i64 {
+    let token = provider.logout_token(&json!({}), &[]);
+    let claims = daypass_testbed::provider::claims(&token).expect("a JWT");
+    claims["iat"].as_i64().expect("seconds")
 }
 
 /// LOGOUT-05, LOGOUT-08, LOGOUT-09, LOGOUT-13, LOGOUT-16
@@ -252,7 +250,7 @@ async fn a_login_under_way_does_not_outlive_the_logout() {
             json!({"sid": stage.provider.latest_sid()})
         } else {
             // The ID token is made when the code is redeemed, in this very second or the next.
-            json!({"sub": JANE, "iat": time() + 30})
+            json!({"sub": JANE, "iat": time(&stage.provider) + 30})
         };
         let token = stage.provider.logout_token(&claims, &[]);
         assert_eq!(send(&stage, &token).await.status, 200, "{row}");

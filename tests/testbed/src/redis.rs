@@ -116,13 +116,6 @@ impl Redis {
             .unwrap_or_else(|| panic!("redis did not answer {}", words[0]))
     }
 
-    /// Every key but those of the index, which may outlive what they lead to.
-    pub fn session_keys(&self) -> Vec<String> {
-        let mut keys = self.keys();
-        keys.retain(|key| !key.starts_with("daypass:i:"));
-        keys
-    }
-
     /// Every key.
     pub fn keys(&self) -> Vec<String> {
         self.command(&["KEYS", "*"]).strings()

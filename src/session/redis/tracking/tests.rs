@@ -2,10 +2,8 @@
 
 use super::super::topology::Topology;
 use super::*;
-use crate::config::model;
-use crate::secret::StoreUrl;
 use crate::session::SessionId;
-use crate::session::testing::session;
+use crate::session::testing::{session, store_at};
 
 struct Rig {
     shared: Shared,
@@ -17,16 +15,7 @@ impl Rig {
     /// Two masters, of which none is tracked yet.
     fn new() -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let nowhere = model::RedisStore {
-            url: StoreUrl::new("redis://127.0.0.1:1/"),
-            more_urls: Vec::new(),
-            mode: model::RedisMode::Single,
-            username: None,
-            password: None,
-            ca_pem: None,
-            client_cert: None,
-            key_prefix: "daypass:".into(),
-        };
+        let nowhere = store_at("redis://127.0.0.1:1/");
         let topology = Topology::new(&nowhere, Arc::clone(&metrics)).unwrap();
         let (masters, receiver) = watch::channel(Arc::from([]));
         let shared = Shared {

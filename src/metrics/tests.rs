@@ -54,6 +54,7 @@ fn label_rows() -> String {
         "`token_refreshes_total{result}`": RefreshResult,
         "`provider_requests_total{endpoint}`": Endpoint,
         "`provider_requests_total{result}`": CallResult,
+        "`provider_circuit_open{calls}`": Lane,
         "`session_cache_requests_total{result}`": CacheResult,
         "`store_operations_total{op}`": StoreOp,
         "`store_operations_total{result}`": StoreResult,

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use crate::claims::Claims;
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
@@ -51,7 +51,7 @@ pub struct Session {
     /// `sid` of the provider's session.
     pub sid: Option<Arc<str>>,
     /// Verified claims of the first ID token, UserInfo merged where configured.
-    pub claims: Arc<Map<String, Value>>,
+    pub claims: Arc<Claims>,
     /// When the user logged in here.
     pub created_at: Timestamp,
     /// End of the absolute lifetime.

@@ -82,7 +82,7 @@ fn session<P: Idp>(
         issuer: config.issuer.as_str().into(),
         subject,
         sid: text(&claims, "sid"),
-        claims: Arc::new(claims),
+        claims: Arc::new(claims.into()),
         created_at: now,
         // `refresh_expires_in` does not cap it: many providers extend a refresh token's life each time it is used, and
         // where one does not, its `invalid_grant` ends the session.

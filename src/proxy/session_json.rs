@@ -18,7 +18,7 @@ pub(super) fn session(config: &Config, found: &Found, now: Timestamp) -> Value {
             session
                 .claims
                 .get(name)
-                .map(|value| (name.clone(), value.clone()))
+                .map(|value| (name.clone(), value.to_value()))
         })
         .collect();
     json!({

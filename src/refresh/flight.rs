@@ -250,9 +250,8 @@ impl<E: TokenEndpoint> Flight<E> {
         id: &IdToken,
         answer: &TokenResponse,
     ) -> Result<(), IdTokenError> {
-        let check = self
-            .endpoint
-            .verify(id, &answer.access_token, &lease.session.claims);
+        let first = lease.session.claims.to_map();
+        let check = self.endpoint.verify(id, &answer.access_token, &first);
         // Keys may have to be fetched; the rotated token waits to be stored all the while.
         timeout(self.endpoint.timeout(), check)
             .await

@@ -1,7 +1,8 @@
 //! Decides whether a signed-in user has what a route requires.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::claims::{Claim, Claims};
 use crate::config::model::{ClaimPath, Require};
 
 /// What is missing.
@@ -20,11 +21,7 @@ pub enum Denied {
 ///
 /// # Errors
 /// The first thing that is [missing](Denied).
-pub fn claims_match(
-    require: &Require,
-    claims: &Map<String, Value>,
-    scopes: &[String],
-) -> Result<(), Denied> {
+pub fn claims_match(require: &Require, claims: &Claims, scopes: &[String]) -> Result<(), Denied> {
     for scope in &require.scopes {
         if !scopes.contains(scope) {
             return Err(Denied::Scope(scope.clone()));
@@ -32,7 +29,7 @@ pub fn claims_match(
     }
     for (path, allowed) in &require.claims {
         let fits = lookup(path, claims).is_some_and(|claim| match claim {
-            Value::Array(elements) => elements.iter().any(|element| is_one_of(element, allowed)),
+            Claim::List(elements) => elements.iter().any(|element| is_one_of(element, allowed)),
             claim => is_one_of(claim, allowed),
         });
         if !fits {
@@ -43,11 +40,11 @@ pub fn claims_match(
 }
 
 /// Finds a claim by its dotted path; the longest key wins where keys hold dots themselves. `null` is absent (OIDC-18).
-pub fn lookup<'c>(path: &ClaimPath, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+pub fn lookup<'c>(path: &ClaimPath, claims: &'c Claims) -> Option<&'c Claim> {
     find(&path.text, claims).filter(|claim| !claim.is_null())
 }
 
-fn find<'c>(path: &str, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+fn find<'c>(path: &str, claims: &'c Claims) -> Option<&'c Claim> {
     if let Some(claim) = claims.get(path) {
         return Some(claim);
     }
@@ -57,17 +54,24 @@ fn find<'c>(path: &str, claims: &'c Map<String, Value>) -> Option<&'c Value> {
     })
 }
 
-fn is_one_of(claim: &Value, allowed: &[Value]) -> bool {
+fn is_one_of(claim: &Claim, allowed: &[Value]) -> bool {
     !claim.is_null() && allowed.iter().any(|allowed| is_same(claim, allowed))
 }
 
 /// Equality of JSON values, where `1` and `1.0` are one number.
-fn is_same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => {
+fn is_same(claim: &Claim, allowed: &Value) -> bool {
+    match (claim, allowed) {
+        (Claim::Null, Value::Null) => true,
+        (Claim::Bool(a), Value::Bool(b)) => a == b,
+        (Claim::Number(a), Value::Number(b)) => {
             a == b || ((a.is_f64() || b.is_f64()) && a.as_f64() == b.as_f64())
         }
-        _ => a == b,
+        (Claim::Text(a), Value::String(b)) => **a == **b,
+        // Whole, in every part.
+        (Claim::List(_) | Claim::Object(_), Value::Array(_) | Value::Object(_)) => {
+            claim.to_value() == *allowed
+        }
+        _ => false,
     }
 }
 

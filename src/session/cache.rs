@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quick_cache::Weighter;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use self::trust::Trust;
@@ -222,21 +221,7 @@ fn bytes(session: &Session) -> usize {
         + tokens.refresh.as_ref().map_or(0, Secret::len)
         + tokens.id.as_ref().map_or(0, Secret::len)
         + tokens.scopes.iter().map(|s| NODE + s.len()).sum::<usize>();
-    let claims = session.claims.iter();
-    let claims: usize = claims.map(|(k, v)| NODE + k.len() + heap(v)).sum();
-    FIXED + texts + claims
-}
-
-fn heap(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(|item| NODE + heap(item)).sum(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(k, v)| 2 * NODE + k.len() + heap(v))
-            .sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
+    FIXED + texts + session.claims.footprint()
 }
 
 /// A session with tokens of 1 KiB and a few claims takes one.

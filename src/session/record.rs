@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{Session, Tokens, with_bearer};
+use crate::claims::Claims;
 use crate::clock::Timestamp;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
@@ -59,7 +59,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Session, Unreadable> {
         issuer: record.issuer.into(),
         subject: record.subject.into(),
         sid: record.sid.map(Into::into),
-        claims: Arc::new(compact(record.claims)),
+        claims: Arc::new(record.claims),
         created_at: record.created_at,
         expires_at: record.expires_at,
         tokens: Arc::new(Tokens {
@@ -75,26 +75,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Session, Unreadable> {
     })
 }
 
-/// The same fields, exactly as large as they need be: what is decoded stays in memory.
-fn compact(fields: Map<String, Value>) -> Map<String, Value> {
-    let mut exact = Map::with_capacity(fields.len());
-    exact.extend(fields.into_iter().map(|(k, v)| (k, compact_value(v))));
-    exact
-}
-
-fn compact_value(value: Value) -> Value {
-    match value {
-        Value::Array(items) => {
-            // In place, so that the vector must be told.
-            let mut items: Vec<_> = items.into_iter().map(compact_value).collect();
-            items.shrink_to_fit();
-            Value::Array(items)
-        }
-        Value::Object(fields) => Value::Object(compact(fields)),
-        value => value,
-    }
-}
-
 #[derive(Serialize)]
 struct Written<'a> {
     v: u8,
@@ -103,7 +83,7 @@ struct Written<'a> {
     subject: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sid: Option<&'a str>,
-    claims: &'a Map<String, Value>,
+    claims: &'a Claims,
     created_at: Timestamp,
     expires_at: Timestamp,
     generation: u64,
@@ -125,7 +105,7 @@ struct Read {
     subject: String,
     #[serde(default)]
     sid: Option<String>,
-    claims: Map<String, Value>,
+    claims: Claims,
     created_at: Timestamp,
     expires_at: Timestamp,
     generation: u64,

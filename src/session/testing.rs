@@ -38,7 +38,7 @@ pub(crate) fn session_at(now: Timestamp) -> Session {
         issuer: "https://idp.example".into(),
         subject: "alice".into(),
         sid: Some("sid-1".into()),
-        claims: Arc::new(claims),
+        claims: Arc::new(claims.into()),
         created_at: now,
         expires_at: now.plus(Duration::from_secs(12 * 3600)),
         tokens: Arc::new(tokens(0, now)),

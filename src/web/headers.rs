@@ -4,7 +4,8 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use serde_json::Value;
+
+use crate::claims::Claim;
 
 /// A header block that can be edited: [`HeaderMap`], or a server's own type that keeps more beside the map.
 pub trait Edit {
@@ -211,10 +212,10 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 /// percent-encoded as UTF-8, so that no two claims give one value. Arrays of scalars are joined with `,`, and a comma
 /// within an element is encoded too; null elements are skipped. Over 8 KiB there is no value: half a list of groups
 /// would be a lie.
-pub fn claim_value(claim: &Value) -> Option<HeaderValue> {
+pub fn claim_value(claim: &Claim) -> Option<HeaderValue> {
     let mut out = String::new();
     match claim {
-        Value::Array(elements) => {
+        Claim::List(elements) => {
             let mut first = true;
             for element in elements.iter().filter(|element| !element.is_null()) {
                 if !std::mem::take(&mut first) {
@@ -233,10 +234,10 @@ pub fn claim_value(claim: &Value) -> Option<HeaderValue> {
 }
 
 /// Appends a scalar; `None` for what is none, or beyond the limit.
-fn push_scalar(out: &mut String, scalar: &Value, in_list: bool) -> Option<()> {
+fn push_scalar(out: &mut String, scalar: &Claim, in_list: bool) -> Option<()> {
     use std::fmt::Write as _;
     match scalar {
-        Value::String(text) => {
+        Claim::Text(text) => {
             let inner = text.trim_matches(' ');
             let start = text.len() - text.trim_start_matches(' ').len();
             let end = start + inner.len();
@@ -257,11 +258,11 @@ fn push_scalar(out: &mut String, scalar: &Value, in_list: bool) -> Option<()> {
                 }
             }
         }
-        Value::Number(number) => {
+        Claim::Number(number) => {
             let _ = write!(out, "{number}");
         }
-        Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
-        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+        Claim::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
+        Claim::Null | Claim::List(_) | Claim::Object(_) => return None,
     }
     (out.len() <= MAX_CLAIM).then_some(())
 }

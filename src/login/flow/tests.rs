@@ -202,7 +202,7 @@ async fn userinfo_is_merged_where_configured_and_must_answer() {
     let world = world_of(vec![provider]);
     *world.idp.userinfo.lock() = || Ok(json!({"sub": "jane", "name": "X", "groups": ["ops"]}));
     let (id, cookie) = world.sign_in(None, None).await;
-    let claims = &world.store.get(&id).unwrap().claims;
+    let claims = world.store.get(&id).unwrap().claims.to_map();
     assert_eq!(claims["name"], "Jane");
     assert_eq!(claims["groups"], json!(["ops"]));
     assert_eq!(world.idp.count("userinfo jane"), 1);

@@ -11,9 +11,9 @@ fn path(text: &str) -> ClaimPath {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+fn object(value: Value) -> Claims {
     match value {
-        Value::Object(map) => map,
+        Value::Object(map) => map.into(),
         other => panic!("{other}"),
     }
 }

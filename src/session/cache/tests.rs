@@ -194,6 +194,6 @@ fn the_estimate_counts_what_is_big() {
         (0..100).map(|n| format!("group-{n:04}")).collect(),
     );
     let mut grouped = session();
-    grouped.claims = Arc::new(claims);
+    grouped.claims = Arc::new(claims.into());
     assert!(bytes(&grouped) > base + 100 * 10);
 }

@@ -15,6 +15,7 @@ use super::super::{
 };
 use super::cached::Cached;
 use super::{Sessions, Store};
+use crate::claims::Claim;
 use crate::clock::Timestamp;
 use crate::metrics::LogoutKind;
 
@@ -235,10 +236,7 @@ impl Sessions {
         let subject = Whose::subject(&session.issuer, &session.subject).index();
         let (sid, subject) = try_join(over(sid), over(subject)).await?;
         // The user may sign in again at once; a login that began before the logout is told by its ID token's age.
-        let issued_at = session
-            .claims
-            .get("iat")
-            .and_then(serde_json::Value::as_i64);
+        let issued_at = session.claims.get("iat").and_then(Claim::as_i64);
         let late = subject.is_some_and(|end| issued_at.is_none_or(|issued_at| issued_at <= end));
         if sid.is_none() && !late {
             return Ok(());

@@ -395,14 +395,14 @@ async fn measure_the_memory_of_a_cached_session() {
             id: Some(IdToken::new(token(n))),
             ..tokens(0, now())
         });
-        let Value::Object(claims) = serde_json::json!({
+        let serde_json::Value::Object(claims) = serde_json::json!({
             "sub": "248289761001", "name": "Jane Doe", "preferred_username": "jane",
             "email": "jane.doe@example.com", "email_verified": true, "iss": "https://login.example.com/realms/acme",
             "aud": "shop", "iat": 1_700_000_000, "exp": 1_700_000_300, "groups": ["admin", "ops", "staff"],
         }) else {
             unreachable!("an object was written");
         };
-        session.claims = Arc::new(claims);
+        session.claims = Arc::new(claims.into());
         ids.push(one.create(session).await.unwrap());
     }
     let (two, _) = open(&config);

@@ -18,9 +18,9 @@ fn of(subject: &str, sid: Option<&str>, now: Timestamp) -> Session {
     let mut session = session_at(now);
     session.subject = subject.into();
     session.sid = sid.map(Into::into);
-    let mut claims = (*session.claims).clone();
+    let mut claims = session.claims.to_map();
     claims.insert("iat".into(), now.as_secs().into());
-    session.claims = Arc::new(claims);
+    session.claims = Arc::new(claims.into());
     session
 }
 

@@ -97,7 +97,8 @@ impl Redis {
             redials: self.link.dialled(),
             records: format!("{}s:", self.prefix),
             marks: format!("{}r:", self.prefix),
-            suspect: self.link.suspect(),
+            probes: format!("{}p:", self.prefix),
+            roster: self.link.roster(),
         };
         Tracker::new(tracked, listeners)
     }
@@ -255,7 +256,7 @@ impl Redis {
         let owner = unsure.map_or_else(Owner::random, |(_, owner)| owner);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
-        script.arg(u8::from(self.was_away()));
+        script.arg(u8::from(self.was_away(key, ttl)));
         let answer = self.run(StoreOp::Lease, &script).await;
         // Ours it may be in both cases; under another name we would wait for ourselves.
         let heard = answer.as_ref().is_ok_and(|(tag, _)| tag != "held");
@@ -382,11 +383,12 @@ impl Redis {
         Ok(answer)
     }
 
-    /// Whether the store did not answer a moment ago. Whoever had a lease then may have lost it to nothing but time, and
-    /// is about to store what it got: they go first.
-    fn was_away(&self) -> bool {
+    /// Whether the store did not answer a moment ago, or nobody here can tell, for we have just come. Whoever had a lease
+    /// then may have lost it to nothing but time, and is about to store what it got: they go first.
+    fn was_away(&self, key: RecordKey, lease: Duration) -> bool {
         let away = *self.away.lock();
         away.is_some_and(|away| away.elapsed() < HEAD_START)
+            || !self.link.is_up_for(&self.record(key), lease / 5)
     }
 
     fn done(&self, op: StoreOp, result: StoreResult, started: Instant) {

@@ -1,9 +1,10 @@
 //! Holds both stores to the same promises, and Redis to its deadlines.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::testing::{RedisServer, START, config, session_at, store_at, tokens};
+use super::testing::{RedisServer, START, config, deaf_proxy, session_at, store_at, tokens};
 use super::*;
 use crate::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use crate::config::model;

@@ -87,13 +87,26 @@ impl Cluster {
     /// A master does not answer, somebody found out.
     pub(super) fn is_silent(&self, node: &Node) {
         let map = Arc::clone(&self.shared.map.borrow());
-        let is_it = |link: &&Arc<Link>| {
-            let place = link.place();
-            place.is_some_and(|place| place.to_string() == *node.id)
-        };
-        if let Some(link) = map.links.iter().find(is_it) {
-            link.is_silent();
+        if let Some(index) = map.index(node) {
+            map.links[index].is_silent();
         }
+    }
+
+    /// A slot that the master holds.
+    pub(super) fn slot_of(&self, node: &Node) -> Option<u16> {
+        let map = self.shared.map.borrow();
+        let index = map.index(node)?;
+        let slot = map
+            .slots
+            .iter()
+            .position(|held| usize::from(*held) == index)?;
+        u16::try_from(slot).ok()
+    }
+
+    /// Whether the slot's master has been connected without a break for so long.
+    pub(super) fn is_up_for(&self, slot: u16, time: Duration) -> bool {
+        let home = self.shared.map.borrow().home(slot);
+        home.is_some_and(|link| link.is_up_for(time))
     }
 
     /// Whether the slot's master is known to be away, or there is none.
@@ -349,6 +362,14 @@ impl Map {
             return None;
         }
         self.links.get(usize::from(index)).cloned()
+    }
+
+    /// Number of a master's link.
+    fn index(&self, node: &Node) -> Option<usize> {
+        self.links.iter().position(|link| {
+            let place = link.place();
+            place.is_some_and(|place| place.to_string() == *node.id)
+        })
     }
 
     fn is_long_lost(&self) -> bool {

@@ -68,6 +68,7 @@ enum State {
     Up {
         epoch: u64,
         connection: MultiplexedConnection,
+        since: Instant,
     },
     /// `since` the first failure; `None` before the first attempt has ended. `sure` when the server itself was found away,
     /// not just one connection closed.
@@ -157,6 +158,11 @@ impl Link {
         matches!(*self.shared.state.borrow(), State::Up { .. })
     }
 
+    /// Whether a connection has been there for so long.
+    pub(super) fn is_up_for(&self, time: Duration) -> bool {
+        matches!(*self.shared.state.borrow(), State::Up { since, .. } if since.elapsed() >= time)
+    }
+
     /// The server does not answer, somebody found out. The connection in use is given up; should it be another's fault, the
     /// next is there at once.
     pub(super) fn is_silent(&self) {
@@ -223,7 +229,9 @@ impl Link {
         let mut state = self.shared.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up { epoch, connection } => {
+                State::Up {
+                    epoch, connection, ..
+                } => {
                     return Ok(Ready {
                         shared: Arc::clone(&self.shared),
                         epoch: *epoch,

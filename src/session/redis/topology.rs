@@ -32,11 +32,20 @@ enum Layout {
     Cluster(Cluster),
 }
 
-/// Lets others say that a server has fallen silent.
+/// What others may say and ask of the servers.
 #[derive(Clone, Debug)]
-pub(super) struct Suspect(Arc<Layout>);
+pub(super) struct Roster(Arc<Layout>);
 
-impl Suspect {
+impl Roster {
+    /// A slot that the server holds; `None` where there are none.
+    pub(super) fn slot(&self, node: &Node) -> Option<u16> {
+        match &*self.0 {
+            Layout::One(_) => None,
+            Layout::Cluster(cluster) => cluster.slot_of(node),
+        }
+    }
+
+    /// It has fallen silent.
     pub(super) fn silent(&self, node: &Node) {
         match &*self.0 {
             Layout::One(link) => link.is_silent(),
@@ -190,9 +199,17 @@ impl Topology {
         self.dialled.subscribe()
     }
 
-    /// For whoever finds out by other means that a server has fallen silent.
-    pub(super) fn suspect(&self) -> Suspect {
-        Suspect(Arc::clone(&self.layout))
+    /// For whoever has connections to the servers of their own.
+    pub(super) fn roster(&self) -> Roster {
+        Roster(Arc::clone(&self.layout))
+    }
+
+    /// Whether the key's server has been connected without a break for so long.
+    pub(super) fn is_up_for(&self, key: &str, time: Duration) -> bool {
+        match &*self.layout {
+            Layout::One(link) => link.is_up_for(time),
+            Layout::Cluster(cluster) => cluster.is_up_for(slot(key.as_bytes()), time),
+        }
     }
 
     /// Whether the key's server is known to be away: it would be of no use to wait for it.

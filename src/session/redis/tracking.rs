@@ -25,11 +25,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::command::code;
+use super::command::{SLOTS, code, slot};
 use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
-use super::topology::Suspect;
+use super::topology::Roster;
 use crate::metrics::Metrics;
+use crate::seal::random;
 use crate::session::RecordKey;
 use crate::session::cache::Cache;
 use crate::session::changes::Changes;
@@ -62,8 +63,10 @@ pub(super) struct Tracked {
     pub(super) records: String,
     /// Prefix of the markers that ask for revocation.
     pub(super) marks: String,
-    /// To be told when a server falls silent.
-    pub(super) suspect: Suspect,
+    /// Prefix of keys that are written only to hear of it.
+    pub(super) probes: String,
+    /// Knows what a server holds, and is told when one falls silent.
+    pub(super) roster: Roster,
 }
 
 struct Shared {
@@ -174,7 +177,7 @@ impl Shared {
             match ended {
                 Ended::Lost | Ended::NotReady => {}
                 // Whoever reads over the other connection need not wait to find out.
-                Ended::Silent => self.tracked.suspect.silent(node),
+                Ended::Silent => self.tracked.roster.silent(node),
                 Ended::Refused(code) => {
                     self.refused(node, code.as_deref());
                     sleep(jittered(REFUSED_PAUSE)).await;
@@ -191,7 +194,7 @@ impl Shared {
         let cut = Arc::new(Notify::new());
         let mut connection = match timeout(DIAL, self.dial(node, Arc::clone(&cut))).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Ended::of(&error),
+            Ok(Err(ended)) => return ended,
             Err(_) => return Ended::Lost,
         };
         self.proven(at, Instant::now());
@@ -219,14 +222,22 @@ impl Shared {
         self: &Arc<Self>,
         node: &Node,
         cut: Arc<Notify>,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    ) -> Result<MultiplexedConnection, Ended> {
         let shared = Arc::clone(self);
+        let probe = self.probe(node);
+        let heard = Arc::new(AtomicBool::new(false));
+        let ears = (probe.clone().into_bytes(), Arc::clone(&heard));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(DIAL))
             .set_response_timeout(Some(DIAL))
             .set_push_sender(move |push: PushInfo| {
                 match push.kind {
-                    PushKind::Invalidate => shared.told(&push.data),
+                    PushKind::Invalidate => {
+                        if names(&push.data, &ears.0) {
+                            ears.1.store(true, Ordering::SeqCst);
+                        }
+                        shared.told(&push.data);
+                    }
                     PushKind::Disconnection => cut.notify_one(),
                     _ => {}
                 }
@@ -236,19 +247,51 @@ impl Shared {
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         if !is_master(&mut connection).await? {
-            return Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "not a master").into());
+            return Err(Ended::NotReady);
         }
-        // NOLOOP leaves out what this very connection writes, which is nothing: writes of this process over its command
-        // connection are told as well.
+        // What this process writes over its command connection is told as well.
         redis::cmd("CLIENT")
             .arg(&["TRACKING", "ON", "BCAST", "PREFIX"])
             .arg(&self.tracked.records)
             .arg("PREFIX")
             .arg(&self.tracked.marks)
-            .arg("NOLOOP")
+            .arg("PREFIX")
+            .arg(&probe)
             .exec_async(&mut connection)
             .await?;
-        Ok(connection)
+        // A proxy may take the command and keep the pushes to itself, or send them to somebody else.
+        let mut write = redis::cmd("SET");
+        write.arg(&probe).arg("").arg("PX").arg(PROBED);
+        if let Err(error) = write.exec_async(&mut connection).await {
+            return match code(&error).as_deref() {
+                // Nothing can be written now, so there is nothing to be heard.
+                Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Ok(connection),
+                // The slot is on its way, or its master is.
+                Some(_) => Err(Ended::NotReady),
+                None => Err(error.into()),
+            };
+        }
+        // A push goes out with the answer to what caused it, so before the next one.
+        let mut done = redis::cmd("DEL");
+        done.arg(&probe).exec_async(&mut connection).await?;
+        if heard.load(Ordering::SeqCst) {
+            Ok(connection)
+        } else {
+            Err(Ended::Refused(Some("no push".to_owned())))
+        }
+    }
+
+    /// A key that nobody else writes, in a slot that the server holds.
+    fn probe(&self, node: &Node) -> String {
+        let wanted = self.tracked.roster.slot(node);
+        let mut id = [0; 8];
+        random(&mut id);
+        let id = u64::from_be_bytes(id);
+        let key = |n: u32| format!("{}{{{id:016x}{n:x}}}", self.tracked.probes);
+        // One in 16384 fits: the last of so many tries is not needed in practice, and does no harm.
+        let fits = |key: &String| wanted.is_none_or(|wanted| slot(key.as_bytes()) == wanted);
+        let mut keys = (0..16 * u32::from(SLOTS)).map(key);
+        keys.find(fits).unwrap_or_else(|| key(0))
     }
 
     /// Master `at` has told everything up to `since`.
@@ -349,6 +392,12 @@ impl Shared {
     }
 }
 
+impl From<RedisError> for Ended {
+    fn from(error: RedisError) -> Self {
+        Self::of(&error)
+    }
+}
+
 impl Ended {
     fn of(error: &RedisError) -> Self {
         let code = code(error);
@@ -406,6 +455,15 @@ fn resp3(client: &Client) -> Result<Client, RedisError> {
     Client::open(info.set_redis_settings(settings))
 }
 
+/// Whether a push is about this key.
+fn names(data: &[Value], wanted: &[u8]) -> bool {
+    let [Value::Array(keys)] = data else {
+        return false;
+    };
+    keys.iter()
+        .any(|key| matches!(key, Value::BulkString(key) if key == wanted))
+}
+
 /// The session a key belongs to; `None` when it is not one of ours.
 fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
     let hash = key.strip_prefix(prefix.as_bytes())?;
@@ -419,6 +477,8 @@ fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
 const BEAT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Life of a probe, in ms.
+const PROBED: u64 = 1000;
 /// Rights and versions change seldom.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// In beats.

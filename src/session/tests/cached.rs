@@ -284,6 +284,45 @@ async fn a_redis_that_may_not_tell_is_believed_for_a_second() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_keeps_the_pushes_to_itself_is_found_out() {
+    let server = RedisServer::start();
+    let (one, _) = open(&server.config());
+    let id = one.create(session_at(now())).await.unwrap();
+    let (proxy, swallowed) = deaf_proxy(server.port).await;
+    let store = store_at(&format!("redis://{proxy}/0"));
+    let (two, metrics) = open(&config(model::Store::Redis(Box::new(store))));
+    let hit = async || {
+        found(two.load(&id).await);
+        looked_up(&metrics, "hit") > 0.5
+    };
+    eventually("believed for a moment", hit).await;
+    assert_eq!(metrics.session_cache_tracking.get(), 0);
+    assert!(swallowed.load(Ordering::SeqCst) > 0);
+    one.delete(&id).await.unwrap();
+    let start = Instant::now();
+    eventually("refused", async || is_missing(&two, &id).await).await;
+    assert!(start.elapsed() < Duration::from_secs(3));
+    assert_eq!(
+        server.cli(&["KEYS", "daypass:p:*"]),
+        "",
+        "nothing is left of the probe"
+    );
+}
+
+#[tokio::test]
+async fn tracking_does_without_proof_where_nothing_can_be_written() {
+    let server = RedisServer::start();
+    let (one, _) = open(&server.config());
+    let id = one.create(session_at(now())).await.unwrap();
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let (two, metrics) = open(&server.config());
+    found(two.load(&id).await);
+    tracked(&metrics).await;
+    one.delete(&id).await.unwrap();
+    eventually("told", async || is_missing(&two, &id).await).await;
+}
+
+#[tokio::test]
 async fn a_flushed_database_ends_all_sessions() {
     let server = RedisServer::start();
     let (one, _) = open(&server.config());

@@ -304,6 +304,45 @@ async fn who_had_a_lease_before_an_outage_goes_first_after_it() {
     in_time(&theirs, &id, 1).await;
 }
 
+#[tokio::test]
+async fn who_slept_through_an_outage_lets_others_go_first_all_the_same() {
+    let server = RedisServer::start();
+    let sessions = || {
+        let metrics = metrics();
+        let opened = Sessions::open(
+            &server.config(),
+            Arc::new(SystemClock),
+            Arc::clone(&metrics),
+        );
+        (opened.unwrap(), metrics)
+    };
+    let ((ours, _), (theirs, metrics), (later, _)) = (sessions(), sessions(), sessions());
+    let id = ours.create(session_at(now())).await.unwrap();
+    found(theirs.load(&id).await);
+    let _held = granted(ours.lease(&id, 0).await);
+    server.signal("STOP");
+    // Nobody asks anything of it meanwhile but the heartbeats.
+    let connected = &metrics.store_connected;
+    eventually("noticed", async || connected.get() == 0).await;
+    server.signal("CONT");
+    eventually("back", async || connected.get() == 1).await;
+    // As if the outage had outlasted the lease: what is left is for knowing that there was one.
+    let lapsed = server.cli(&[
+        "PEXPIRE",
+        &record_key(&server).replace(":s:", ":l:"),
+        "299000",
+    ]);
+    assert_eq!(lapsed, "1");
+    for (who, sessions) in [("was idle", &theirs), ("has only just come", &later)] {
+        let answer = sessions.lease(&id, 0).await.unwrap();
+        assert!(
+            matches!(answer, LeaseAnswer::Held { .. }),
+            "{who}: {answer:?}"
+        );
+    }
+    in_time(&theirs, &id, 0).await;
+}
+
 /// A lease, once all who may have one still have had the time to come back.
 async fn in_time(sessions: &Sessions, id: &SessionId, generation: u64) -> Lease {
     let began = Instant::now();

@@ -126,6 +126,7 @@ impl Shared {
         self.state.send_replace(State::Up {
             epoch: mine,
             connection: entered.connection.clone(),
+            since: Instant::now(),
         });
         state.mark_unchanged();
         self.dialled.send_modify(|dialled| *dialled += 1);

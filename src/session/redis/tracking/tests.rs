@@ -24,7 +24,8 @@ impl Rig {
                 redials: topology.dialled(),
                 records: "daypass:s:".into(),
                 marks: "daypass:r:".into(),
-                suspect: topology.suspect(),
+                probes: "daypass:p:".into(),
+                roster: topology.roster(),
             },
             hear: Listeners {
                 cache: Arc::new(Cache::new(100, Arc::clone(&metrics))),

@@ -63,9 +63,20 @@ pub struct Refresher {
     closing: AtomicBool,
 }
 
-type Waiting = watch::Receiver<Option<Outcome>>;
+type Waiting = watch::Receiver<News>;
 
-/// How a flight ended; told to all who wait for it.
+/// What those who wait for a flight are told.
+#[derive(Debug, Clone)]
+enum News {
+    /// Nothing yet.
+    UnderWay,
+    /// It goes on, but the store is away: waiting for it is of no use, however soon the provider has answered.
+    StoreAway,
+    /// It has ended.
+    Landed(Outcome),
+}
+
+/// How a flight ended.
 #[derive(Debug, Clone)]
 enum Outcome {
     Usable(Arc<Session>),
@@ -198,14 +209,17 @@ impl Refresher {
             return Err(RefreshError::Unavailable { retry_after: SOON });
         };
         let started = Instant::now();
-        let outcome = timeout(endpoint.timeout(), waiting.wait_for(Option::is_some))
-            .await
+        let told = waiting.wait_for(|news| !matches!(news, News::UnderWay));
+        let news = match timeout(endpoint.timeout(), told).await {
+            Ok(Ok(news)) => news.clone(),
             // A flight that vanished without outcome is one more reason to come back.
-            .map(|told| told.ok().and_then(|outcome| outcome.clone()));
+            Ok(Err(_)) | Err(_) => News::UnderWay,
+        };
         self.metrics.waited_for_refresh(started.elapsed(), shared);
-        match outcome {
-            Ok(Some(outcome)) => outcome.into(),
-            Ok(None) | Err(_) => Err(RefreshError::Unavailable { retry_after: SOON }),
+        match news {
+            News::Landed(outcome) => outcome.into(),
+            News::StoreAway => Err(RefreshError::Store),
+            News::UnderWay => Err(RefreshError::Unavailable { retry_after: SOON }),
         }
     }
 
@@ -225,7 +239,7 @@ impl Refresher {
         if self.closing.load(Ordering::SeqCst) {
             return None;
         }
-        let (told, waiting) = watch::channel(None);
+        let (told, waiting) = watch::channel(News::UnderWay);
         flights.insert(key, waiting.clone());
         // Under the lock, or `drain` could look in between.
         self.in_the_air.send_modify(|count| *count += 1);
@@ -233,7 +247,7 @@ impl Refresher {
         let landing = Landing {
             refresher: Arc::clone(self),
             key,
-            told: Some(told),
+            told: Some(told.clone()),
         };
         let flight = Flight {
             id: id.clone(),
@@ -243,6 +257,7 @@ impl Refresher {
             metrics: Arc::clone(&self.metrics),
             failures: Arc::clone(&self.failures),
             gate: self.gate(endpoint.name()),
+            told,
             started: Instant::now(),
         };
         let session = Arc::clone(session);
@@ -278,7 +293,7 @@ impl Refresher {
 struct Landing {
     refresher: Arc<Refresher>,
     key: RecordKey,
-    told: Option<watch::Sender<Option<Outcome>>>,
+    told: Option<watch::Sender<News>>,
 }
 
 impl Landing {
@@ -286,7 +301,7 @@ impl Landing {
     fn tell(&mut self, outcome: Outcome) {
         if let Some(told) = self.told.take() {
             self.refresher.flights.lock().remove(&self.key);
-            told.send_replace(Some(outcome));
+            told.send_replace(News::Landed(outcome));
         }
     }
 }

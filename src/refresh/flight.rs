@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use self::present::Presented;
 use super::endpoint::TokenEndpoint;
 use super::failures::{Failures, spread};
-use super::{Freshness, Outcome, freshness};
+use super::{Freshness, News, Outcome, freshness};
 use crate::clock::{SharedClock, Timestamp};
 use crate::metrics::{Metrics, RefreshResult, SessionEnd};
 use crate::oidc::{CallError, IdTokenError, Revocable, TokenResponse};
@@ -36,6 +36,8 @@ pub(super) struct Flight<E> {
     pub(super) failures: Arc<Failures>,
     /// Bounds how many tokens are presented to one provider at once.
     pub(super) gate: Arc<Semaphore>,
+    /// Those who wait.
+    pub(super) told: watch::Sender<News>,
     pub(super) started: Instant,
 }
 
@@ -400,6 +402,15 @@ impl<E: TokenEndpoint> Flight<E> {
             token.age_ms = age,
             "session ended by a refresh"
         );
+    }
+
+    /// Whether to wait on is of use: for the store there is no telling how long.
+    fn store_answers(&self, yes: bool) {
+        self.told.send_if_modified(|news| {
+            let was = matches!(news, News::UnderWay);
+            *news = if yes { News::UnderWay } else { News::StoreAway };
+            was != yes
+        });
     }
 
     fn expired(&self, session: &Session) -> bool {

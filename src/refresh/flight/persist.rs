@@ -20,9 +20,13 @@ impl<E: TokenEndpoint> Flight<E> {
         let mut reported = false;
         loop {
             let wait = match self.sessions.commit(&self.id, lease, tokens).await {
-                Ok(CommitAnswer::Held { retry_in }) => retry_in.min(LONGEST_POLL),
+                Ok(CommitAnswer::Held { retry_in }) => {
+                    self.store_answers(true);
+                    retry_in.min(LONGEST_POLL)
+                }
                 Ok(answer) => return Some(answer),
                 Err(StoreError(reason)) => {
+                    self.store_answers(false);
                     if !reported {
                         reported = true;
                         error!(
@@ -59,10 +63,11 @@ impl<E: TokenEndpoint> Flight<E> {
             match self.sessions.end(&self.id, lease).await {
                 // They give up when their patience ends, and are believed for a lease's life after they fell silent.
                 Ok(EndAnswer::Disputed { .. }) => {
+                    self.store_answers(true);
                     limit = self.endpoint.patience() + Sessions::LEASE * 2;
                 }
                 Ok(answer) => return Some(answer),
-                Err(StoreError(_)) => {}
+                Err(StoreError(_)) => self.store_answers(false),
             }
             if began.elapsed() + pause >= limit {
                 return None;

@@ -130,6 +130,42 @@ async fn a_store_that_fails_after_a_lost_answer_makes_everyone_pause() {
 }
 
 #[tokio::test]
+async fn nobody_waits_long_for_a_store_that_is_away_when_the_answer_comes() {
+    // PRODUCT §7: 500 ms; and it is the store that is to blame.
+    let fleet = Fleet::new(1, Sessions::LEASE).await;
+    let found = fleet.one().found(&fleet.id).await;
+    let gate = fleet.idp.stall();
+    let requests = fleet.one().requests(3, &fleet.id, &fleet.idp).await;
+    until("called", || fleet.idp.calls() == 1).await;
+    fleet.server.signal("STOP");
+    let start = std::time::Instant::now();
+    gate.add_permits(1);
+    for request in requests {
+        let refused = request.await.unwrap();
+        assert!(matches!(refused, Err(RefreshError::Store)), "{refused:?}");
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    // Whoever comes later does not even wait for a deadline.
+    let usable = || {
+        let refresher = &fleet.one().refresher;
+        refresher.usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
+    };
+    let start = std::time::Instant::now();
+    let refused = usable().await;
+    assert!(matches!(refused, Err(RefreshError::Store)), "{refused:?}");
+    assert!(start.elapsed() < Duration::from_millis(100));
+    // The flight goes on, and brings home what it has.
+    fleet.server.signal("CONT");
+    until("landed", || fleet.one().refresher.in_flight() == 0).await;
+    let session = fleet.one().usable(&fleet.id, &fleet.idp).await.unwrap();
+    assert_eq!((access(&session), fleet.idp.calls()), ("at-1", 1));
+}
+
+#[tokio::test]
 async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
     // PRODUCT §5.2: stored before anyone is served, and tried for as long as the session lives.
     let mut fleet = Fleet::new(1, Sessions::LEASE).await;
@@ -172,10 +208,13 @@ async fn the_lease_is_kept_while_the_store_refuses_the_answer() {
         let held = fleet.server.cli(&["KEYS", "daypass:l:*"]);
         assert!(!held.is_empty(), "the lease ran out");
     }
-    fleet.server.cli(&["ACL", "SETUSER", "default", "+hset"]);
     for request in requests {
-        assert_eq!(access(&request.await.unwrap().unwrap()), "at-1");
+        assert!(matches!(request.await.unwrap(), Err(RefreshError::Store)));
     }
+    fleet.server.cli(&["ACL", "SETUSER", "default", "+hset"]);
+    landed(&fleet.one().refresher).await;
+    let session = fleet.one().usable(&fleet.id, &fleet.idp).await.unwrap();
+    assert_eq!(access(&session), "at-1");
     assert_eq!((fleet.idp.calls(), fleet.idp.reused()), (1, 0));
 }
 

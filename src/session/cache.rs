@@ -3,6 +3,9 @@
 //! The race rule: a read takes a [`Ticket`] before it is sent, and what it found is kept only if nobody has dropped a
 //! key of the same stripe meanwhile. So an answer that was overtaken by the news of a change, or by a logout in this
 //! process, is used once and not kept. Hits take no lock but the map's own, and allocate nothing.
+//!
+//! What this process wrote last it holds on to, also when it may be served no more: should the session be ended without its
+//! cookie, whoever wrote last is sure to know the tokens that are to be revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +44,18 @@ pub(super) struct Entry {
     read_at: Instant,
     epoch: u64,
     pages: u32,
+    standing: Standing,
+}
+
+/// What an entry is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// As read, and not known to have changed.
+    Read,
+    /// This process wrote the record last, and the news of that is still to come.
+    Written,
+    /// The record has changed, by our own hand as far as is known: good for its tokens only.
+    Kept,
 }
 
 /// Taken before a read is sent.
@@ -53,6 +68,17 @@ pub(super) struct Ticket {
 }
 
 impl Entry {
+    fn new(ticket: &Ticket, session: Arc<Session>, ends_at: Option<Timestamp>) -> Self {
+        Self {
+            pages: pages(&session),
+            session,
+            ends_at,
+            read_at: ticket.at,
+            epoch: ticket.epoch,
+            standing: Standing::Read,
+        }
+    }
+
     /// Whether its lifetime is over, or its idle time unless somebody has extended it.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.session.expires_at <= now || self.ends_at.is_some_and(|end| end <= now)
@@ -81,9 +107,9 @@ impl Cache {
     /// What is known true without asking. Who calls judges lifetime and idle time.
     pub(super) fn fresh(&self, key: RecordKey, now: Instant) -> Option<Entry> {
         let entry = self.entries.get(&key)?;
-        self.trust
-            .holds(entry.epoch, entry.read_at, now)
-            .then_some(entry)
+        let good =
+            entry.standing != Standing::Kept && self.trust.holds(entry.epoch, entry.read_at, now);
+        good.then_some(entry)
     }
 
     /// What is there, true or not.
@@ -100,7 +126,9 @@ impl Cache {
     ) -> Option<Entry> {
         let entry = self.entries.get(&key)?;
         let last_true = self.trust.last_true(entry.epoch, entry.read_at);
-        (now.saturating_duration_since(last_true) < max_staleness).then_some(entry)
+        let good = entry.standing != Standing::Kept
+            && now.saturating_duration_since(last_true) < max_staleness;
+        good.then_some(entry)
     }
 
     /// To be taken before a read or a commit is sent.
@@ -120,13 +148,7 @@ impl Cache {
         session: Arc<Session>,
         ends_at: Option<Timestamp>,
     ) -> Entry {
-        let entry = Entry {
-            pages: pages(&session),
-            session,
-            ends_at,
-            read_at: ticket.at,
-            epoch: ticket.epoch,
-        };
+        let entry = Entry::new(ticket, session, ends_at);
         let dropped = self.stripe(ticket.key).lock();
         if *dropped == ticket.dropped {
             self.entries.insert(ticket.key, entry.clone());
@@ -134,23 +156,60 @@ impl Cache {
         entry
     }
 
-    /// Puts the generation that was just committed in the place of the one before. With news in between, or nothing
-    /// there, the next request reads it.
-    pub(super) fn renew(&self, ticket: &Ticket, session: &Arc<Session>) {
+    /// Puts what this process has just written in the place of what was there before. With news in between, or without
+    /// an end that is known (`ends_at`, or that of the entry before), the next request reads it.
+    pub(super) fn written(
+        &self,
+        ticket: &Ticket,
+        session: &Arc<Session>,
+        ends_at: Option<Timestamp>,
+    ) {
         let mut dropped = self.stripe(ticket.key).lock();
-        let before = self.entries.remove(&ticket.key);
-        if let Some((_, before)) = before.filter(|_| *dropped == ticket.dropped) {
-            let entry = Entry {
-                pages: pages(session),
-                session: Arc::clone(session),
-                ends_at: before.ends_at,
-                read_at: ticket.at,
-                epoch: ticket.epoch,
-            };
-            self.entries.insert(ticket.key, entry);
-        }
-        // Reads under way bring the generation before.
+        let before = self.entries.peek(&ticket.key);
+        let known = ends_at.is_some() || before.is_some();
+        let ends_at = ends_at.or(before.and_then(|before| before.ends_at));
+        let mut entry = Entry::new(ticket, Arc::clone(session), ends_at);
+        entry.standing = if known && *dropped == ticket.dropped {
+            Standing::Written
+        } else {
+            Standing::Kept
+        };
+        self.entries.insert(ticket.key, entry);
+        // Reads under way bring what was there before.
         *dropped = dropped.wrapping_add(1);
+    }
+
+    /// To be called before something is written that leaves the session as it is: the news of it is our own doing.
+    pub(super) fn about_to_write(&self, key: RecordKey) {
+        let _order = self.stripe(key).lock();
+        if let Some(entry) = self.entries.peek(&key)
+            && entry.standing == Standing::Read
+        {
+            let standing = Standing::Written;
+            self.entries.insert(key, Entry { standing, ..entry });
+        }
+    }
+
+    /// There is news of the record: what is cached is not true any more, and reads under way are not kept. Gives what was
+    /// cached, and whether it was dropped, for what this process wrote is held on to until there is news again.
+    pub(super) fn news(&self, key: RecordKey) -> Option<(Entry, bool)> {
+        let mut dropped = self.stripe(key).lock();
+        *dropped = dropped.wrapping_add(1);
+        let entry = self.entries.peek(&key)?;
+        let keeps = entry.standing == Standing::Written;
+        if keeps {
+            let standing = Standing::Kept;
+            self.entries.insert(
+                key,
+                Entry {
+                    standing,
+                    ..entry.clone()
+                },
+            );
+        } else {
+            self.entries.remove(&key);
+        }
+        Some((entry, !keeps))
     }
 
     /// Drops a session: it has changed, ended, or may have. Reads under way are not kept.

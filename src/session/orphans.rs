@@ -2,8 +2,9 @@
 //!
 //! Only a process that has the session decoded knows its refresh token. With the memory store that is the process that
 //! ended it. In Redis the deletion leaves a marker beside the record for a minute, and of the processes that held the
-//! session one takes it. Redis tells of the record and of the marker in any order: what a change of the record drops from
-//! the cache is remembered for a moment, should a marker follow.
+//! session, as it was, one takes it. Redis tells of the record and of the marker in any order, and of our own writes on
+//! another connection: what a change of the record drops from the cache is remembered for a moment, should a marker follow,
+//! and so is a marker, should we turn out to hold what it asks for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,13 +42,22 @@ pub(super) enum Waiting {
     Perhaps(RecordKey, Arc<Session>),
 }
 
+/// One half of what it takes.
+#[derive(Debug)]
+enum OfLate {
+    /// The session was dropped from the cache.
+    Dropped(Arc<Session>),
+    /// A marker was left for it.
+    Marked,
+}
+
 /// The queue. Bounded: what does not fit is left to expire at the provider by itself.
 #[derive(Debug)]
 pub(super) struct Orphans {
     sender: mpsc::Sender<Waiting>,
     receiver: Mutex<Option<mpsc::Receiver<Waiting>>>,
-    /// Dropped from the cache of late. Bounded, and emptied as time passes.
-    dropped: Mutex<HashMap<RecordKey, (Instant, Arc<Session>)>>,
+    /// What was heard of late. Bounded, and emptied as time passes.
+    of_late: Mutex<HashMap<RecordKey, (Instant, OfLate)>>,
     lost: AtomicU64,
 }
 
@@ -57,7 +67,7 @@ impl Default for Orphans {
         Self {
             sender,
             receiver: Mutex::new(Some(receiver)),
-            dropped: Mutex::default(),
+            of_late: Mutex::default(),
             lost: AtomicU64::new(0),
         }
     }
@@ -77,26 +87,48 @@ impl Orphans {
 
     /// A change of its record dropped the session from the cache.
     pub(super) fn dropped(&self, key: RecordKey, session: Arc<Session>, now: Instant) {
-        let mut dropped = self.dropped.lock();
-        if dropped.len() < WAITING {
-            dropped.insert(key, (now, session));
+        let mut of_late = self.of_late.lock();
+        if matches!(of_late.get(&key), Some((_, OfLate::Marked))) {
+            drop(of_late);
+            self.push(Waiting::Perhaps(key, session));
+        } else if of_late.len() < WAITING {
+            of_late.insert(key, (now, OfLate::Dropped(session)));
+        }
+    }
+
+    /// The session was written by this process; the marker may have been heard of before the answer.
+    pub(super) fn held(&self, key: RecordKey, session: &Arc<Session>) {
+        let marked = matches!(self.of_late.lock().get(&key), Some((_, OfLate::Marked)));
+        if marked {
+            self.push(Waiting::Perhaps(key, Arc::clone(session)));
         }
     }
 
     /// A marker was left for the session: if this process holds it, or did a moment ago, it may be the one to take it.
-    pub(super) fn marked(&self, key: RecordKey, held: Option<Arc<Session>>) {
-        let dropped = self.dropped.lock().remove(&key);
-        if let Some(session) = held.or(dropped.map(|(_, session)| session)) {
+    pub(super) fn marked(&self, key: RecordKey, held: Option<Arc<Session>>, now: Instant) {
+        let dropped = {
+            let mut of_late = self.of_late.lock();
+            let before = of_late.remove(&key);
+            if of_late.len() < WAITING {
+                of_late.insert(key, (now, OfLate::Marked));
+            }
+            match before {
+                Some((_, OfLate::Dropped(session))) => Some(session),
+                _ => None,
+            }
+        };
+        // Each may be of another generation; Redis knows which is asked for.
+        for session in held.into_iter().chain(dropped) {
             self.push(Waiting::Perhaps(key, session));
         }
     }
 
-    /// Forgets what was dropped a while ago.
-    pub(super) fn forget_dropped(&self, now: Instant) {
-        let mut dropped = self.dropped.lock();
-        if !dropped.is_empty() {
-            dropped.retain(|_, (at, _)| now.saturating_duration_since(*at) < MOMENT);
-            dropped.shrink_to(SPARE);
+    /// Forgets what was heard a while ago.
+    pub(super) fn forget_old(&self, now: Instant) {
+        let mut of_late = self.of_late.lock();
+        if !of_late.is_empty() {
+            of_late.retain(|_, (at, _)| now.saturating_duration_since(*at) < MOMENT);
+            of_late.shrink_to(SPARE);
         }
     }
 
@@ -136,3 +168,88 @@ const LOGGED_EACH: u64 = 1000;
 const MOMENT: Duration = Duration::from_secs(2);
 /// Room for dropped sessions that is kept.
 const SPARE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::SessionId;
+    use super::super::testing::session;
+    use super::*;
+
+    /// Whether the session waits to be looked at, how often.
+    fn waiting(orphans: &Orphans) -> usize {
+        std::iter::from_fn(|| orphans.next().now_or_never()).count()
+    }
+
+    #[test]
+    fn the_session_and_its_marker_meet_in_any_order_within_a_moment() {
+        type Story = fn(&Orphans, RecordKey, Instant);
+        let one = || Arc::new(session());
+        let later = |now: Instant| now + MOMENT;
+        let rows: [(&str, Story, usize); 7] = [
+            (
+                "held",
+                |o, key, now| o.marked(key, Some(Arc::new(session())), now),
+                1,
+            ),
+            ("never held", |o, key, now| o.marked(key, None, now), 0),
+            (
+                "dropped first",
+                |o, key, now| {
+                    o.dropped(key, Arc::new(session()), now);
+                    o.marked(key, None, now);
+                },
+                1,
+            ),
+            (
+                "marked first",
+                |o, key, now| {
+                    o.marked(key, None, now);
+                    o.dropped(key, Arc::new(session()), now);
+                },
+                1,
+            ),
+            (
+                "marked before our own write was answered",
+                |o, key, now| {
+                    o.marked(key, None, now);
+                    o.held(key, &Arc::new(session()));
+                },
+                1,
+            ),
+            (
+                "two generations of it",
+                |o, key, now| {
+                    o.dropped(key, Arc::new(session()), now);
+                    o.marked(key, Some(Arc::new(session())), now);
+                },
+                2,
+            ),
+            (
+                "of another session",
+                |o, key, now| {
+                    o.dropped(SessionId::generate().record_key(), Arc::new(session()), now);
+                    o.marked(key, None, now);
+                    o.held(SessionId::generate().record_key(), &Arc::new(session()));
+                },
+                0,
+            ),
+        ];
+        for (name, story, want) in rows {
+            let (orphans, key) = (Orphans::default(), SessionId::generate().record_key());
+            story(&orphans, key, Instant::now());
+            assert_eq!(waiting(&orphans), want, "{name}");
+        }
+
+        let (orphans, key) = (Orphans::default(), SessionId::generate().record_key());
+        let now = Instant::now();
+        orphans.dropped(key, one(), now);
+        orphans.forget_old(later(now));
+        orphans.marked(key, None, later(now));
+        orphans.forget_old(later(later(now)));
+        orphans.held(key, &one());
+        assert_eq!(waiting(&orphans), 0, "too late");
+        assert!(orphans.of_late.lock().is_empty());
+    }
+}

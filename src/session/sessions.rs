@@ -180,10 +180,12 @@ impl Sessions {
                 // First: a session that no logout finds must not be.
                 self.index(&cached.redis, key, &session).await?;
                 let ttl = wanted_ttl(session.expires_at, settings.idle, now);
+                let forget = cached.forgetting(key, &self.0.changes);
                 cached
                     .redis
                     .create(&id, &settings.keys, &session, ttl)
                     .await?;
+                forget.stored(Arc::new(session.clone()), Some(now.plus(ttl)));
                 self.met(key, &session, settings.idle.map(|idle| now.plus(idle)));
             }
         }

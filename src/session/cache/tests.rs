@@ -44,7 +44,7 @@ fn a_read_that_raced_is_used_once_and_not_kept() {
         }),
         ("everything was flushed", |cache, _| cache.flush()),
         ("a commit here", |cache, key| {
-            cache.renew(&cache.ticket(key), &Arc::new(session()));
+            cache.written(&cache.ticket(key), &Arc::new(session()), None);
         }),
     ];
     for (name, news) in news {
@@ -55,7 +55,7 @@ fn a_read_that_raced_is_used_once_and_not_kept() {
         news(&cache, key);
         let entry = cache.keep(&ticket, Arc::new(session()), None);
         assert_eq!(entry.session.generation, 0, "{name}: handed out");
-        assert_eq!(cache.len(), 0, "{name}: not kept");
+        assert_eq!(fresh(&cache, key), None, "{name}: not kept");
         // The next one is kept.
         cache.keep(&cache.ticket(key), Arc::new(session()), None);
         assert_eq!(fresh(&cache, key), Some(0), "{name}");
@@ -82,22 +82,69 @@ fn a_commit_replaces_what_it_was_made_over_unless_news_came() {
     let (cache, key) = trusted();
     let next = Arc::new(session().with_tokens(tokens(1, START)));
     let (ticket, reading) = (cache.ticket(key), cache.ticket(key));
-    cache.renew(&ticket, &next);
+    cache.written(&ticket, &next, None);
     assert_eq!(fresh(&cache, key), Some(1));
     cache.keep(&reading, Arc::new(session()), None);
     assert_eq!(fresh(&cache, key), Some(1), "never back to the one before");
 
     let ticket = cache.ticket(key);
     cache.forget(key);
-    cache.renew(&ticket, &next);
+    cache.written(&ticket, &next, None);
     assert_eq!(fresh(&cache, key), None, "logged out meanwhile");
 
     let (cache, key) = trusted();
     let ticket = cache.ticket(key);
     cache.forget(key);
     cache.keep(&cache.ticket(key), Arc::new(session()), None);
-    cache.renew(&ticket, &next);
+    cache.written(&ticket, &next, None);
     assert_eq!(fresh(&cache, key), None, "who knows: read it");
+}
+
+#[test]
+fn what_was_written_here_is_held_on_to_until_others_write() {
+    type Write = fn(&Cache, RecordKey);
+    let writes: [(&str, Write); 4] = [
+        ("a commit", |cache, key| {
+            cache.written(&cache.ticket(key), &Arc::new(session()), None);
+        }),
+        ("a login", |cache, key| {
+            drop(cache.forget(key));
+            let ends = START.plus(Duration::from_secs(60));
+            cache.written(&cache.ticket(key), &Arc::new(session()), Some(ends));
+        }),
+        ("an extension of the idle time", |cache, key| {
+            cache.about_to_write(key);
+        }),
+        ("a commit of which the news came first", |cache, key| {
+            let ticket = cache.ticket(key);
+            cache.news(key);
+            cache.written(&ticket, &Arc::new(session()), None);
+            // As if the news were still to come, for the rest to be the same.
+            assert_eq!(fresh(cache, key), None);
+        }),
+    ];
+    let limit = Duration::from_secs(60);
+    for (name, write) in writes {
+        let (cache, key) = trusted();
+        write(&cache, key);
+        let early = fresh(&cache, key).is_none();
+        if !early {
+            let (_, dropped) = cache.news(key).expect("it is there");
+            assert!(!dropped, "{name}");
+        }
+        assert_eq!(fresh(&cache, key), None, "{name}: read it");
+        assert!(cache.stale(key, Instant::now(), limit).is_none(), "{name}");
+        assert!(cache.held(key).is_some(), "{name}: its tokens are known");
+        let (_, dropped) = cache.news(key).expect("it is there");
+        assert!(
+            dropped && cache.held(key).is_none(),
+            "{name}: another's doing"
+        );
+    }
+    // What was only read goes with the first news.
+    let (cache, key) = trusted();
+    assert!(cache.news(key).is_some_and(|(_, dropped)| dropped));
+    assert_eq!(cache.len(), 0);
 }
 
 #[test]

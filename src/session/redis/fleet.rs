@@ -163,18 +163,18 @@ impl Redis {
         }))
     }
 
-    /// Takes the marker that a deletion left: given to one who asks, and to nobody else.
+    /// Takes the marker that a deletion left: given to one who asks and knows the generation that was deleted, and to
+    /// nobody else.
     pub(in crate::session) async fn take_mark(
         &self,
         key: RecordKey,
+        generation: u64,
     ) -> Result<Option<LogoutKind>, StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("GETDEL").arg(self.key('r', key));
-        let (kind,): (Option<String>,) = self.ask(StoreOp::Orphan, &pipe).await?;
-        Ok(kind.and_then(|kind| {
-            let mut kinds = LogoutKind::ALL.iter().copied();
-            kinds.find(|known| known.label() == kind)
-        }))
+        let mut script = self.scripts.take_mark.key(self.key('r', key));
+        script.arg(generation);
+        let (_, kind) = self.run(StoreOp::Orphan, &script).await?;
+        let mut kinds = LogoutKind::ALL.iter().copied();
+        Ok(kinds.find(|known| known.label().as_bytes() == kind))
     }
 
     /// Remembers that a set was ended at the provider, as of then.

@@ -35,6 +35,8 @@ pub(super) struct Scripts {
     pub(super) end: Script,
     /// `KEYS` record, lease, marker; `ARGV` what the marker says (or nothing), TTL of the marker.
     pub(super) revoke: Script,
+    /// `KEYS` marker; `ARGV` generation known.
+    pub(super) take_mark: Script,
     /// `KEYS` index; `ARGV` member, its end, now, members at most.
     pub(super) index: Script,
     /// `KEYS` note; `ARGV` ours, TTL.
@@ -52,6 +54,7 @@ impl Scripts {
             give_up: with_lease(GIVE_UP),
             end: with_lease(END),
             revoke: Script::new(REVOKE),
+            take_mark: Script::new(TAKE_MARK),
             index: Script::new(INDEX),
             once: Script::new(ONCE),
         }
@@ -209,16 +212,27 @@ end
 redis.call('DEL', KEYS[1], KEYS[2])
 return {'ended', ''}";
 
-// Without the cookie nobody can open what was deleted: the marker tells those who hold the session that its tokens are to
-// be revoked at the provider. `pcall`, so that a key that somebody else has spoilt is deleted as well.
+// Without the cookie nobody can open what was deleted: the marker tells those who hold the session, in that very
+// generation, that its tokens are to be revoked at the provider. What is parked is a generation further; whoever parked it
+// is about to ask, and revokes it. `pcall`, so that a key that somebody else has spoilt is deleted as well.
 const REVOKE: &str = r"
-local m = redis.pcall('HGET', KEYS[1], 'm')
+local r = redis.pcall('HMGET', KEYS[1], 'm', 'g', 'p')
 local there = redis.call('DEL', KEYS[1])
 redis.call('DEL', KEYS[2])
 if there == 0 then return {'gone', ''} end
-if ARGV[1] ~= '' then redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2]) end
-if type(m) ~= 'string' then m = '' end
-return {'deleted', m}";
+local parked = r[3] and r[3] ~= ''
+if ARGV[1] ~= '' and r[2] and not parked then
+  redis.call('SET', KEYS[3], ARGV[1] .. ':' .. r[2], 'PX', ARGV[2])
+end
+return {'deleted', r[1] or ''}";
+
+const TAKE_MARK: &str = r"
+local mark = redis.call('GET', KEYS[1])
+if not mark then return {'gone', ''} end
+local kind, generation = string.match(mark, '^(.*):(%d+)$')
+if generation ~= ARGV[1] then return {'other', ''} end
+redis.call('DEL', KEYS[1])
+return {'taken', kind}";
 
 // Members that have ended go as others come, a few at a time, and a set that has grown too large loses those that end
 // first: no call takes long. The set lives as long as its last member, and a little longer, for clocks differ.

@@ -31,11 +31,11 @@ use super::node::{Masters, Node};
 use super::topology::Roster;
 use crate::metrics::Metrics;
 use crate::seal::random;
-use crate::session::RecordKey;
-use crate::session::cache::Cache;
+use crate::session::cache::{Cache, Entry};
 use crate::session::changes::Changes;
 use crate::session::orphans::Orphans;
 use crate::session::seen::{Last, Seen};
+use crate::session::{RecordKey, Session};
 
 /// Keeps the cache true. Connects at first use.
 pub(in crate::session) struct Tracker {
@@ -354,27 +354,32 @@ impl Shared {
             if let Some(key) = record_key(&self.tracked.records, key) {
                 self.changed(key);
             } else if let Some(key) = record_key(&self.tracked.marks, key) {
-                let held = self.hear.cache.held(key).map(|entry| entry.session);
-                self.hear.orphans.marked(key, held);
+                // The record is gone.
+                let held = self.hear.cache.forget(key);
+                let held = held.map(|entry| self.met(key, entry));
+                self.hear.orphans.marked(key, held, Instant::now());
             }
         }
     }
 
     fn changed(&self, key: RecordKey) {
-        if let Some(entry) = self.hear.cache.forget(key) {
-            // Should it be gone, the next request is told why.
-            self.hear.seen.met(
-                key,
-                Last {
-                    expires_at: entry.session.expires_at,
-                    idle_expires_at: entry.ends_at,
-                },
-            );
-            self.hear
-                .orphans
-                .dropped(key, entry.session, Instant::now());
+        if let Some((entry, dropped)) = self.hear.cache.news(key) {
+            let session = self.met(key, entry);
+            if dropped {
+                self.hear.orphans.dropped(key, session, Instant::now());
+            }
         }
         self.hear.changes.wake(key);
+    }
+
+    /// Should it be gone, the next request is told why.
+    fn met(&self, key: RecordKey, entry: Entry) -> Arc<Session> {
+        let last = Last {
+            expires_at: entry.session.expires_at,
+            idle_expires_at: entry.ends_at,
+        };
+        self.hear.seen.met(key, last);
+        entry.session
     }
 
     /// Shows the cache's size; and while nobody tells of changes, has those look who wait for one.
@@ -382,7 +387,7 @@ impl Shared {
         let mut beats: u32 = 0;
         loop {
             self.hear.cache.count();
-            self.hear.orphans.forget_dropped(Instant::now());
+            self.hear.orphans.forget_old(Instant::now());
             if self.hear.cache.trust().untold() && beats.is_multiple_of(LOOK_EVERY) {
                 self.hear.changes.wake_all();
             }

@@ -25,6 +25,7 @@ use crate::session::{
 pub(super) struct Cached {
     pub(super) redis: Redis,
     cache: Arc<Cache>,
+    orphans: Arc<Orphans>,
     tracker: Tracker,
     series: CacheSeries,
 }
@@ -33,10 +34,11 @@ pub(super) struct Cached {
 /// also when nobody waits for one any more.
 pub(super) struct Forget<'a> {
     cache: &'a Cache,
+    orphans: &'a Orphans,
     changes: &'a Changes,
     key: RecordKey,
     ticket: Ticket,
-    stored: Option<Arc<Session>>,
+    stored: Option<(Arc<Session>, Option<Timestamp>)>,
 }
 
 impl Cached {
@@ -57,10 +59,11 @@ impl Cached {
                 cache: Arc::clone(&cache),
                 changes,
                 seen,
-                orphans,
+                orphans: Arc::clone(&orphans),
                 metrics,
             }),
             cache,
+            orphans,
             redis,
         })
     }
@@ -86,6 +89,7 @@ impl Cached {
     pub(super) fn forgetting<'a>(&'a self, key: RecordKey, changes: &'a Changes) -> Forget<'a> {
         Forget {
             cache: &self.cache,
+            orphans: &self.orphans,
             changes,
             key,
             ticket: self.cache.ticket(key),
@@ -113,17 +117,25 @@ impl Cached {
 
 impl Forget<'_> {
     /// What was committed takes the place of what it replaced.
-    pub(super) fn unless_stored(mut self, answer: &CommitAnswer) {
+    pub(super) fn unless_stored(self, answer: &CommitAnswer) {
         if let CommitAnswer::Stored(session) = answer {
-            self.stored = Some(Arc::clone(session));
+            self.stored(Arc::clone(session), None);
         }
+    }
+
+    /// What was written is what there is. `ends_at` where the write has set it.
+    pub(super) fn stored(mut self, session: Arc<Session>, ends_at: Option<Timestamp>) {
+        self.stored = Some((session, ends_at));
     }
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         match &self.stored {
-            Some(session) => self.cache.renew(&self.ticket, session),
+            Some((session, ends_at)) => {
+                self.cache.written(&self.ticket, session, *ends_at);
+                self.orphans.held(self.key, session);
+            }
             None => drop(self.cache.forget(self.key)),
         }
         self.changes.wake(self.key);
@@ -189,7 +201,10 @@ impl Sessions {
         };
         let now = self.now();
         let Some(loaded) = loaded else {
-            cached.cache.forget(key);
+            if let Some(entry) = cached.cache.forget(key) {
+                // We may have heard of it before Redis tells us, and of who is to revoke its tokens.
+                cached.orphans.dropped(key, entry.session, Instant::now());
+            }
             return Ok(Lookup::Missing(self.0.seen.missed(key, now)));
         };
         let session = loaded.session;
@@ -270,6 +285,7 @@ impl Sessions {
             let idle = sessions.0.settings.load().idle;
             let now = sessions.now();
             let ttl = wanted_ttl(session.expires_at, idle, now);
+            cached.cache.about_to_write(key);
             // Should it fail, the next request after the pause tries again.
             if let Ok(true) = cached.redis.touch(key, ttl).await {
                 sessions.met(key, &session, idle.map(|_| now.plus(ttl)));

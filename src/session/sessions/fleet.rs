@@ -159,7 +159,7 @@ impl Sessions {
             let Store::Redis(cached) = &self.0.store else {
                 continue;
             };
-            match cached.redis.take_mark(key).await {
+            match cached.redis.take_mark(key, session.generation).await {
                 Ok(Some(kind)) => {
                     return Some(Orphan {
                         key,

@@ -34,7 +34,6 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
         "+zrangebyscore",
         "+zrevrange",
         "+zremrangebyrank",
-        "+getdel",
     ]);
     let mut store = server.store();
     store.username = Some("daypass".into());

@@ -335,6 +335,49 @@ async fn of_those_who_hold_a_session_one_is_told_to_revoke_it() {
 }
 
 #[tokio::test]
+async fn whoever_wrote_a_session_last_revokes_what_it_holds_now() {
+    // LOGOUT-09: nobody asks for it after its login, refresh or extension, and pushes have emptied the caches.
+    let server = RedisServer::start();
+    let ((one, seen_by_one), (two, seen_by_two)) = (open(&server.config()), open(&server.config()));
+    let (operator, _) = open(&server.config());
+    for (sessions, metrics) in [(&one, &seen_by_one), (&two, &seen_by_two)] {
+        sessions.ping().await.unwrap();
+        alive(sessions, &SessionId::generate()).await;
+        tracked(metrics).await;
+    }
+    for round in 0..20 {
+        for (name, refreshed) in [("login", false), ("refresh", true)] {
+            let sid = format!("{name}{round}");
+            let id = one.create(of("alice", Some(&sid), now())).await.unwrap();
+            let (holder, token) = if refreshed {
+                // The other replica has met the session as it was before.
+                assert!(alive(&one, &id).await && alive(&two, &id).await);
+                let lease = granted(two.lease(&id, 0).await);
+                let stored = two.commit(&id, &lease, &tokens(1, now())).await.unwrap();
+                assert!(matches!(stored, CommitAnswer::Stored(_)));
+                (&two, "rt-1")
+            } else {
+                (&one, "rt-0")
+            };
+            if round % 2 == 0 {
+                // In most of these the news of it have come, in most of the others not: both must do.
+                let news = tokio::time::sleep(Duration::from_millis(5));
+                news.await;
+            }
+            end(&operator, Whose::sid(ISSUER, &sid), true).await;
+            let orphan = tokio::time::timeout(Duration::from_secs(5), holder.next_orphan());
+            let orphan = orphan
+                .await
+                .unwrap_or_else(|_| panic!("{name}: nobody revokes"));
+            let session = orphan.expect("nobody else waits").session;
+            let refresh = session.tokens.refresh.as_ref().unwrap();
+            assert!(refresh.matches(token), "{name}: the token of now");
+        }
+    }
+    assert_eq!(server.cli(&["KEYS", "daypass:r:*"]), "");
+}
+
+#[tokio::test]
 async fn the_index_tells_nobody_and_ends_with_its_last_member() {
     // SESS-02, PRODUCT §4.
     let server = RedisServer::start();

@@ -55,13 +55,44 @@ async fn logins_refreshes_and_ends_are_counted_by_how_they_went() {
                 "store_operations_total",
                 &[("op", "create"), ("result", "ok")],
             ),
-            // The first request with it.
+        ],
+    );
+    let unknown = Client::new()
+        .get(daypass.url("/app"))
+        .header("cookie", format!("daypass={}", "A".repeat(43)));
+    assert_eq!(unknown.send().await.expect("an answer").status, 401);
+    watch.grew(
+        "a cookie that nobody has issued",
+        &[
             ("session_cache_requests_total", &[("result", "miss")]),
+            (
+                "store_operations_total",
+                &[("op", "load"), ("result", "miss")],
+            ),
+            ("store_operation_duration_seconds_count", &[("op", "load")]),
+        ],
+    );
+    // What is cached is read again when Redis cannot have told of changes.
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let unproven = (
+        "daypass_session_cache_requests_total",
+        [("result", "unproven")],
+    );
+    let before = daypass.metric(unproven.0, &unproven.1);
+    let read = wait_for(PATIENCE, || {
+        let session = client.get(daypass.url("/oauth2/session"));
+        assert_eq!(status_of(session.send()), 200);
+        (daypass.metric(unproven.0, &unproven.1) > before).then_some(())
+    });
+    assert!(read.is_some());
+    watch.grew(
+        "a connection that broke",
+        &[
+            ("session_cache_requests_total", &[("result", "unproven")]),
             (
                 "store_operations_total",
                 &[("op", "load"), ("result", "ok")],
             ),
-            ("store_operation_duration_seconds_count", &[("op", "load")]),
         ],
     );
 

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::CallError;
+use super::call::HELD_BACK;
 use crate::metrics::{Lane, Metrics};
 use crate::seal::random;
 
@@ -137,6 +138,10 @@ impl Pass<'_> {
     pub(super) fn ended<T>(mut self, outcome: &Result<T, CallError>) {
         let probe = std::mem::take(&mut self.probe);
         match outcome {
+            // The provider was not asked.
+            Err(CallError::Unavailable { reason, .. }) if *reason == HELD_BACK => {
+                self.probe = probe;
+            }
             Err(CallError::Unavailable { .. }) => self.breaker.failed(probe),
             // Whatever else it says, it answers.
             _ => self.breaker.succeeded(),
@@ -246,6 +251,25 @@ mod tests {
                 "{left:?}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_held_back_here_says_nothing_of_the_provider() {
+        let breaker = breaker();
+        let held_back = || {
+            Err::<(), _>(CallError::Unavailable {
+                reason: HELD_BACK,
+                acted: Acted::Unasked,
+            })
+        };
+        for _ in 0..2 * FAILURES {
+            breaker.enter().unwrap().ended(&held_back());
+        }
+        assert!(breaker.left().is_none());
+        fail(&breaker, FAILURES);
+        tokio::time::advance(breaker.left().unwrap()).await;
+        breaker.enter().unwrap().ended(&held_back());
+        assert!(breaker.enter().is_ok(), "the probe is another's now");
     }
 
     #[tokio::test(start_paused = true)]

@@ -386,10 +386,7 @@ fn sort(error: &reqwest::Error) -> (CallResult, &'static str) {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if cause.is::<Withheld>() {
-            return (
-                CallResult::Connection,
-                "it was held back: the lease may have run out",
-            );
+            return (CallResult::Connection, HELD_BACK);
         }
         match cause.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_)) => {
@@ -416,6 +413,8 @@ fn sort(error: &reqwest::Error) -> (CallResult, &'static str) {
     }
 }
 
+/// Nothing was sent, by our own doing.
+pub(super) const HELD_BACK: &str = "it was held back: the lease may have run out";
 /// Far above any metadata document or token answer (META-04).
 const BODY_LIMIT: usize = 1024 * 1024;
 

@@ -8,6 +8,7 @@
 //! cookie, whoever wrote last is sure to know the tokens that are to be revoked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +32,8 @@ pub(super) struct Cache {
     /// How often a key of the stripe was dropped. Locked by whoever keeps or drops, so that the two have an order.
     stripes: Box<[Mutex<u64>]>,
     trust: Trust,
+    /// Counts answers of servers that tell nobody of changes.
+    strangers: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,6 +67,7 @@ pub(super) struct Ticket {
     key: RecordKey,
     dropped: u64,
     epoch: u64,
+    strangers: u64,
     at: Instant,
 }
 
@@ -86,12 +90,13 @@ impl Entry {
 }
 
 impl Cache {
-    pub(super) fn new(entries: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(entries: usize, strangers: Arc<AtomicU64>, metrics: Arc<Metrics>) -> Self {
         let entries = entries.max(1);
         Self {
             entries: quick_cache::sync::Cache::with_weighter(entries, entries as u64, Pages),
             stripes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
             trust: Trust::new(Instant::now()),
+            strangers,
             metrics,
         }
     }
@@ -137,6 +142,7 @@ impl Cache {
             key,
             dropped: *self.stripe(key).lock(),
             epoch: self.trust.epoch(),
+            strangers: self.strangers.load(Ordering::SeqCst),
             at: Instant::now(),
         }
     }
@@ -150,7 +156,7 @@ impl Cache {
     ) -> Entry {
         let entry = Entry::new(ticket, session, ends_at);
         let dropped = self.stripe(ticket.key).lock();
-        if *dropped == ticket.dropped {
+        if self.is_good(ticket, *dropped) {
             self.entries.insert(ticket.key, entry.clone());
         }
         entry
@@ -169,7 +175,7 @@ impl Cache {
         let known = ends_at.is_some() || before.is_some();
         let ends_at = ends_at.or(before.and_then(|before| before.ends_at));
         let mut entry = Entry::new(ticket, Arc::clone(session), ends_at);
-        entry.standing = if known && *dropped == ticket.dropped {
+        entry.standing = if known && self.is_good(ticket, *dropped) {
             Standing::Written
         } else {
             Standing::Kept
@@ -233,6 +239,11 @@ impl Cache {
     pub(super) fn count(&self) {
         let entries = i64::try_from(self.entries.len()).unwrap_or(i64::MAX);
         self.metrics.session_cache_entries.set(entries);
+    }
+
+    /// Whether nothing came in since that would make an answer untrue, and the answer was of one who would have told.
+    fn is_good(&self, ticket: &Ticket, dropped: u64) -> bool {
+        dropped == ticket.dropped && self.strangers.load(Ordering::SeqCst) == ticket.strangers
     }
 
     fn stripe(&self, key: RecordKey) -> &Mutex<u64> {

@@ -1,6 +1,7 @@
 //! Keeps sessions in Redis: sealed records, leases, and the scripts that make each step one step.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -88,6 +89,11 @@ impl Redis {
     /// What is wrong with the servers, in words; nothing when all is well.
     pub(super) async fn survey(&self) -> Vec<String> {
         self.link.survey().await
+    }
+
+    /// Counts answers of servers that tell nobody of changes: what they say is not to be kept.
+    pub(super) fn strangers(&self) -> Arc<AtomicU64> {
+        self.link.strangers()
     }
 
     /// Keeps a cache true. Reaches out to nobody yet.
@@ -197,6 +203,7 @@ impl Redis {
             let answer: Result<(String, Vec<u8>), _> = self.link.ask_once(command, deadline).await;
             match answer {
                 Err(LinkError::Lost) if !lost => lost = true,
+                Err(LinkError::TryAgain) => break self.delete_apart(key).await,
                 answer => break answer,
             }
         };
@@ -222,20 +229,47 @@ impl Redis {
         Ok(before.filter(|_| lost).or(earlier))
     }
 
+    /// As the script, key by key: while a slot is on its way to another node, no command may name two keys that are not
+    /// both there. Nothing recreates a record, so the order does no harm.
+    async fn delete_apart(&self, key: RecordKey) -> Result<(String, Vec<u8>), LinkError> {
+        let [data, parked] = self.fields(key, ["d", "p"]).await?;
+        let there = self.remove(&self.record(key)).await?;
+        self.remove(&self.key('l', key)).await?;
+        let newest = parked.filter(|parked| !parked.is_empty()).or(data);
+        Ok(match newest.filter(|_| there) {
+            Some(data) => ("deleted".to_owned(), data),
+            None => ("gone".to_owned(), Vec::new()),
+        })
+    }
+
+    async fn fields<const N: usize>(
+        &self,
+        key: RecordKey,
+        names: [&str; N],
+    ) -> Result<[Option<Vec<u8>>; N], LinkError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(self.record(key)).arg(&names[..]);
+        let (fields,): (Vec<Option<Vec<u8>>>,) = self.link.ask(Command::Pipe(&pipe)).await?;
+        fields.try_into().map_err(|_| LinkError::WrongType)
+    }
+
+    /// Whether it was there.
+    async fn remove(&self, key: &str) -> Result<bool, LinkError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("DEL").arg(key);
+        let (there,): (bool,) = self.link.ask(Command::Pipe(&pipe)).await?;
+        Ok(there)
+    }
+
     /// What a deletion would return.
     async fn peek(
         &self,
         id: &SessionId,
         keys: &KeyRing,
     ) -> Result<Option<Arc<Session>>, StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("HMGET")
-            .arg(self.record(id.record_key()))
-            .arg(&["d", "p"]);
         let started = Instant::now();
-        let answer: Result<([Option<Vec<u8>>; 2],), _> = self.link.ask(Command::Pipe(&pipe)).await;
-        let ([data, parked],) =
-            answer.map_err(|error| self.failed(StoreOp::Load, &error, started))?;
+        let answer = self.fields(id.record_key(), ["d", "p"]).await;
+        let [data, parked] = answer.map_err(|error| self.failed(StoreOp::Load, &error, started))?;
         let newest = parked.filter(|parked| !parked.is_empty()).or(data);
         let result = newest
             .as_ref()
@@ -333,7 +367,8 @@ impl Redis {
     ) -> Result<(), StoreError> {
         let mut script = self.keys(&self.scripts.give_up, id);
         let pause = u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX);
-        script.arg(&lease.owner.0[..]).arg(pause);
+        let read = lease.session.generation;
+        script.arg(&lease.owner.0[..]).arg(pause).arg(read);
         self.run(StoreOp::Lease, &script).await.map(drop)
     }
 
@@ -373,7 +408,17 @@ impl Redis {
         script: &Invocation<'_>,
     ) -> Result<(String, Vec<u8>), StoreError> {
         let started = Instant::now();
-        let answer: Result<(String, Vec<u8>), _> = self.link.ask(Command::Script(script)).await;
+        let answer = self.link.ask(Command::Script(script)).await;
+        self.heard(op, answer, started)
+    }
+
+    /// Accounts for a script's answer.
+    fn heard(
+        &self,
+        op: StoreOp,
+        answer: Result<(String, Vec<u8>), LinkError>,
+        started: Instant,
+    ) -> Result<(String, Vec<u8>), StoreError> {
         let answer = answer.map_err(|error| self.failed(op, &error, started))?;
         let result = match &*answer.0 {
             "gone" => StoreResult::Miss,

@@ -70,7 +70,8 @@ impl Seen {
         let Some(Memo::Alive { last, touched_at }) = self.entries.peek(&key) else {
             return true;
         };
-        if touched_at.is_some_and(|at| now < at.plus(pause)) {
+        // In the future, when the clock was set back: that says nothing.
+        if touched_at.is_some_and(|at| at <= now && now < at.plus(pause)) {
             return false;
         }
         let touched_at = Some(now);

@@ -94,6 +94,8 @@ pub(crate) struct RedisServer {
     child: Child,
     pub(crate) port: u16,
     args: Vec<String>,
+    /// Replicas write `dump.rdb` where they run, and whoever starts there believes it.
+    folder: tempfile::TempDir,
 }
 
 impl RedisServer {
@@ -109,9 +111,15 @@ impl RedisServer {
                 .and_then(|l| l.local_addr())
                 .unwrap()
                 .port();
-            let child = spawn(port, &args);
+            let folder = tempfile::tempdir().unwrap();
+            let child = spawn(port, &args, folder.path());
             let pid = format!("process_id:{}", child.id());
-            let server = Self { child, port, args };
+            let server = Self {
+                child,
+                port,
+                args,
+                folder,
+            };
             // Another test may have been given the same port; then it is theirs that answers.
             if server.cli(&["INFO", "server"]).contains(&pid) {
                 return server;
@@ -156,7 +164,7 @@ impl RedisServer {
     /// Starts it again, on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.port, &self.args);
+        self.child = spawn(self.port, &self.args, self.folder.path());
     }
 }
 
@@ -203,8 +211,9 @@ pub(crate) async fn deaf_proxy(port: u16) -> (std::net::SocketAddr, Arc<AtomicUs
     (address, swallowed)
 }
 
-fn spawn(port: u16, args: &[String]) -> Child {
+fn spawn(port: u16, args: &[String], folder: &std::path::Path) -> Child {
     let child = Command::new("redis-server")
+        .current_dir(folder)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
         .args(args)

@@ -14,6 +14,7 @@ mod cached;
 mod conformance;
 mod connections;
 mod fleet;
+mod moves;
 mod outages;
 mod redis;
 mod twins;

@@ -6,7 +6,7 @@ use super::*;
 use crate::secret::AccessToken;
 
 fn cache(entries: usize) -> Cache {
-    Cache::new(entries, Arc::new(Metrics::new().unwrap()))
+    Cache::new(entries, Arc::default(), Arc::new(Metrics::new().unwrap()))
 }
 
 fn key() -> RecordKey {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -39,6 +40,8 @@ struct Shared {
     stir: Arc<Notify>,
     masters: watch::Sender<Arc<[Node]>>,
     dialled: Dialled,
+    /// Counts answers of nodes that are not known to hold slots: nobody hears what changes there.
+    strangers: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -74,6 +77,7 @@ impl Cluster {
                 stir: Arc::default(),
                 masters: watch::channel(Arc::from([])).0,
                 dialled,
+                strangers: Arc::default(),
                 metrics,
             }),
             keeper: Mutex::new(None),
@@ -84,23 +88,28 @@ impl Cluster {
         self.shared.masters.subscribe()
     }
 
-    /// A master does not answer, somebody found out.
-    pub(super) fn is_silent(&self, node: &Node) {
-        let map = Arc::clone(&self.shared.map.borrow());
-        if let Some(index) = map.index(node) {
-            map.links[index].is_silent();
-        }
+    /// Counts answers of nodes that are not known to hold slots.
+    pub(super) fn strangers(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.strangers)
     }
 
-    /// A slot that the master holds.
-    pub(super) fn slot_of(&self, node: &Node) -> Option<u16> {
+    /// The link to a master.
+    pub(super) fn link_to(&self, node: &Node) -> Option<Arc<Link>> {
         let map = self.shared.map.borrow();
         let index = map.index(node)?;
-        let slot = map
-            .slots
-            .iter()
-            .position(|held| usize::from(*held) == index)?;
-        u16::try_from(slot).ok()
+        map.links.get(index).cloned()
+    }
+
+    /// Whether the master holds the slot.
+    pub(super) fn holds(&self, node: &Node, slot: u16) -> bool {
+        let map = self.shared.map.borrow();
+        let held = map.slots.get(usize::from(slot));
+        held.is_some_and(|held| map.index(node) == Some(usize::from(*held)))
+    }
+
+    /// The map may be old, somebody found out.
+    pub(super) fn stir(&self) {
+        self.shared.stir.notify_one();
     }
 
     /// Whether the slot's master has been connected without a break for so long.
@@ -193,13 +202,17 @@ impl Cluster {
             let asked = ready.place().cloned();
             let asking = detour.take().is_some_and(|(_, asking)| asking);
             let failure = match ready.send(command, asking, deadline).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if !self.shared.map.borrow().knows(asked.as_ref()) {
+                        self.shared.strangers.fetch_add(1, Ordering::SeqCst);
+                    }
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
             let pause = match &failure {
                 LinkError::Moved(host, port) | LinkError::Ask(host, port) => {
                     hops += 1;
-                    let asked = asked.filter(|_| hops <= MAX_HOPS);
                     let asked = asked.ok_or(LinkError::ClusterDown)?;
                     let link = self.shared.link(&place(Some(host.as_str()), *port, &asked));
                     let for_once = matches!(failure, LinkError::Ask(..));
@@ -207,7 +220,11 @@ impl Cluster {
                     if !for_once {
                         self.shared.stir.notify_one();
                     }
-                    continue;
+                    if hops <= STRAIGHT {
+                        continue;
+                    }
+                    // Two nodes that name each other have not yet both heard how the move ended.
+                    SHORT
                 }
                 LinkError::Lost => {
                     lost += 1;
@@ -217,6 +234,8 @@ impl Cluster {
                     self.shared.stir.notify_one();
                     continue;
                 }
+                // Whoever asks once knows better what to do than to wait.
+                LinkError::TryAgain if attempts == 1 => return Err(failure),
                 LinkError::TryAgain => {
                     // It was sent as far as it goes, and begins anew.
                     hops = 0;
@@ -364,6 +383,11 @@ impl Map {
         self.links.get(usize::from(index)).cloned()
     }
 
+    /// Whether a node at this place holds slots.
+    fn knows(&self, place: Option<&Place>) -> bool {
+        self.links.iter().any(|link| link.place() == place)
+    }
+
     /// Number of a master's link.
     fn index(&self, node: &Node) -> Option<usize> {
         self.links.iter().position(|link| {
@@ -390,8 +414,8 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// A command that is sent from node to node so often will not arrive.
-const MAX_HOPS: u32 = 8;
+/// From node to node without a pause: where it was, where it is, and one who is behind the times.
+const STRAIGHT: u32 = 3;
 /// While keys are on their way, one by one.
 const SHORT: Duration = Duration::from_millis(10);
 /// While the Cluster makes up its mind.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::super::index::IndexKey;
 use super::super::{Ended, Listed, Meta, Owner, RecordKey, StoreError};
 use super::command::Command;
+use super::link::{ANSWER, LinkError};
 use super::{Redis, millis};
 use crate::clock::Timestamp;
 use crate::metrics::{LogoutKind, StoreOp, StoreResult};
@@ -156,11 +157,43 @@ impl Redis {
         script
             .arg(mark.map_or("", LogoutKind::label))
             .arg(millis(MARKED));
-        let (tag, sealed) = self.run(StoreOp::Delete, &script).await?;
+        let (command, started) = (Command::Script(&script), Instant::now());
+        let answer = match self.link.ask_once(command, started + ANSWER).await {
+            Err(LinkError::TryAgain) => self.revoke_apart(key, mark).await,
+            Err(LinkError::Lost) => self.link.ask(command).await,
+            answer => answer,
+        };
+        let (tag, sealed) = self.heard(StoreOp::Delete, answer, started)?;
         Ok((tag == "deleted").then(|| Ended {
             key,
             meta: Meta::open(keys, key, &sealed),
         }))
+    }
+
+    /// As the script, key by key: see [`delete_apart`](Self::delete_apart).
+    async fn revoke_apart(
+        &self,
+        key: RecordKey,
+        mark: Option<LogoutKind>,
+    ) -> Result<(String, Vec<u8>), LinkError> {
+        let [meta, generation, parked] = self.fields(key, ["m", "g", "p"]).await?;
+        let there = self.remove(&self.record(key)).await?;
+        self.remove(&self.key('l', key)).await?;
+        if !there {
+            return Ok(("gone".to_owned(), Vec::new()));
+        }
+        let generation = generation.and_then(|text| String::from_utf8(text).ok());
+        let parked = parked.is_some_and(|parked| !parked.is_empty());
+        if let (Some(kind), Some(generation), false) = (mark, generation, parked) {
+            let mut pipe = redis::pipe();
+            pipe.cmd("SET")
+                .arg(self.key('r', key))
+                .arg(format!("{}:{generation}", kind.label()))
+                .arg("PX")
+                .arg(millis(MARKED));
+            let _: (String,) = self.link.ask(Command::Pipe(&pipe)).await?;
+        }
+        Ok(("deleted".to_owned(), meta.unwrap_or_default()))
     }
 
     /// Takes the marker that a deletion left: given to one who asks and knows the generation that was deleted, and to

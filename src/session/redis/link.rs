@@ -163,6 +163,12 @@ impl Link {
         matches!(*self.shared.state.borrow(), State::Up { since, .. } if since.elapsed() >= time)
     }
 
+    /// The connection in use may lead to another server than somebody else's: it is made anew.
+    pub(super) fn redial(&self) {
+        let epoch = self.shared.state.borrow().epoch();
+        self.shared.broken(epoch, false);
+    }
+
     /// The server does not answer, somebody found out. The connection in use is given up; should it be another's fault, the
     /// next is there at once.
     pub(super) fn is_silent(&self) {
@@ -293,13 +299,17 @@ impl Ready {
         asking: bool,
         deadline: Instant,
     ) -> Result<T, LinkError> {
+        let sent = Instant::now();
         let answer = timeout_at(deadline, command.send(&mut self.connection, asking)).await;
         let error = match answer {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error,
             Err(_) => {
-                // It may only be slow, but nobody can tell that from frozen; a new connection costs little.
-                self.shared.broken(self.epoch, true);
+                // It may only be slow, but nobody can tell that from frozen; a new connection costs little. What was sent
+                // at the last moment proves nothing: the heartbeat will tell.
+                if sent.elapsed() >= FAIR {
+                    self.shared.broken(self.epoch, true);
+                }
                 return Err(LinkError::Timeout);
             }
         };
@@ -354,6 +364,8 @@ pub(super) const ANSWER: Duration = Duration::from_millis(450);
 pub(super) const DIAL: Duration = Duration::from_secs(1);
 /// Commands wait for a connection while an outage is younger than this, and fail at once when it is older.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A server that has had so long to answer, and has not, is taken for silent.
+const FAIR: Duration = Duration::from_millis(200);
 /// A command whose connection broke is sent again on the next one.
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 /// How often a command that a demoted master did not take is taken elsewhere.

@@ -29,7 +29,7 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     /// `KEYS` record, lease; `ARGV` generation read, owner, new generation, data.
     pub(super) commit: Script,
-    /// `KEYS` record, lease; `ARGV` owner, pause in ms.
+    /// `KEYS` record, lease; `ARGV` owner, pause in ms, generation read.
     pub(super) give_up: Script,
     /// `KEYS` record, lease; `ARGV` generation read, owner.
     pub(super) end: Script,
@@ -170,10 +170,12 @@ redis.call('HSET', KEYS[1], 'd', ARGV[4], 'g', ARGV[3], 'w', ARGV[2], 'p', '', '
 redis.call('DEL', KEYS[2])
 return {'stored', ''}";
 
+// A pause is for the token that failed: nobody pauses over one that a sibling has brought meanwhile.
 const GIVE_UP: &str = r"
-if redis.call('HGET', KEYS[1], 'q') == ARGV[1] then redis.call('HSET', KEYS[1], 'q', '') end
+local r = redis.call('HMGET', KEYS[1], 'q', 'g')
+if r[1] == ARGV[1] then redis.call('HSET', KEYS[1], 'q', '') end
 if lease and lease ~= 'h' .. ARGV[1] then return {'lost', ''} end
-if tonumber(ARGV[2]) > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
+if tonumber(ARGV[2]) > 0 and r[2] == ARGV[3] then
   redis.call('SET', KEYS[2], 'c', 'PX', ARGV[2])
 else
   redis.call('DEL', KEYS[2])

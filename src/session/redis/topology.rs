@@ -2,6 +2,7 @@
 //! Cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use redis::FromRedisValue;
 use tokio::sync::watch;
@@ -37,19 +38,40 @@ enum Layout {
 pub(super) struct Roster(Arc<Layout>);
 
 impl Roster {
-    /// A slot that the server holds; `None` where there are none.
-    pub(super) fn slot(&self, node: &Node) -> Option<u16> {
+    /// Whether the server holds a key that is called so.
+    pub(super) fn holds(&self, node: &Node, key: &str) -> bool {
         match &*self.0 {
-            Layout::One(_) => None,
-            Layout::Cluster(cluster) => cluster.slot_of(node),
+            Layout::One(_) => true,
+            Layout::Cluster(cluster) => cluster.holds(node, slot(key.as_bytes())),
         }
+    }
+
+    /// It does not hold what it should.
+    pub(super) fn moved(&self) {
+        if let Layout::Cluster(cluster) = &*self.0 {
+            cluster.stir();
+        }
+    }
+
+    /// Whether commands reach it.
+    pub(super) fn is_up(&self, node: &Node) -> bool {
+        self.with_link(node, Link::is_up).unwrap_or(false)
     }
 
     /// It has fallen silent.
     pub(super) fn silent(&self, node: &Node) {
+        self.with_link(node, Link::is_silent);
+    }
+
+    /// What it was reached by may be another server by now.
+    pub(super) fn changed(&self, node: &Node) {
+        self.with_link(node, Link::redial);
+    }
+
+    fn with_link<T>(&self, node: &Node, ask: impl FnOnce(&Link) -> T) -> Option<T> {
         match &*self.0 {
-            Layout::One(link) => link.is_silent(),
-            Layout::Cluster(cluster) => cluster.is_silent(node),
+            Layout::One(link) => Some(ask(link)),
+            Layout::Cluster(cluster) => cluster.link_to(node).map(|link| ask(&link)),
         }
     }
 }
@@ -197,6 +219,14 @@ impl Topology {
     /// Counts the connections made for commands: the next may lead to another server.
     pub(super) fn dialled(&self) -> watch::Receiver<u64> {
         self.dialled.subscribe()
+    }
+
+    /// Counts answers of servers that nobody follows.
+    pub(super) fn strangers(&self) -> Arc<AtomicU64> {
+        match &*self.layout {
+            Layout::One(_) => Arc::default(),
+            Layout::Cluster(cluster) => cluster.strangers(),
+        }
     }
 
     /// For whoever has connections to the servers of their own.

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::command::{SLOTS, code, slot};
+use super::command::code;
 use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
 use super::topology::Roster;
@@ -84,6 +84,8 @@ enum Ended {
     Lost,
     /// Connected, and no answer.
     Silent,
+    /// The server is no master any more.
+    Demoted,
     /// The server is no master, or not yet ready.
     NotReady,
     /// The server, or something before it, does not know or does not allow it.
@@ -162,20 +164,29 @@ impl Shared {
     /// Tracks one master, again and again.
     async fn follow(self: &Arc<Self>, at: usize, node: &Node) {
         let mut pause = FIRST_PAUSE;
+        // Set-ups in a row that came to nothing although commands reach the server.
+        let mut in_vain = 0;
         loop {
-            let ended = self.track(at, node).await;
-            if self
-                .board
-                .lock()
-                .get_mut(at)
-                .and_then(Option::take)
-                .is_some()
-            {
+            let mut ended = self.track(at, node).await;
+            let tracked = self.unproven(at);
+            self.lost();
+            if tracked {
                 pause = FIRST_PAUSE;
             }
-            self.lost();
+            in_vain = if !tracked && self.tracked.roster.is_up(node) {
+                in_vain + 1
+            } else {
+                0
+            };
+            if in_vain >= IN_VAIN && matches!(ended, Ended::Lost | Ended::Silent) {
+                // Some hang up on what they do not know.
+                ended = Ended::Refused(Some("hung up".to_owned()));
+            }
             match ended {
-                Ended::Lost | Ended::NotReady => {}
+                // What was reached by the name may be another server now, and commands must not stay with this one: what it
+                // says would be believed as long as the other keeps silent.
+                Ended::Lost | Ended::Demoted if tracked => self.tracked.roster.changed(node),
+                Ended::Lost | Ended::Demoted | Ended::NotReady => {}
                 // Whoever reads over the other connection need not wait to find out.
                 Ended::Silent => self.tracked.roster.silent(node),
                 Ended::Refused(code) => {
@@ -183,6 +194,12 @@ impl Shared {
                     sleep(jittered(REFUSED_PAUSE)).await;
                     continue;
                 }
+            }
+            if in_vain == IN_VAIN {
+                warn!(
+                    store.node = &*node.id,
+                    "session cache cannot be kept true yet; sessions are read from Redis"
+                );
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(MAX_PAUSE);
@@ -204,10 +221,11 @@ impl Shared {
                 () = sleep(BEAT) => {}
             }
             let sent = Instant::now();
-            match timeout(ANSWER, is_master(&mut connection)).await {
-                Ok(Ok(true)) => self.proven(at, sent),
+            match timeout(ANSWER, look(&mut connection)).await {
+                Ok(Ok(Role::Master)) => self.proven(at, sent),
                 // What is written to another master from now on, this one hears of late or never.
-                Ok(Ok(false)) => return Ended::NotReady,
+                Ok(Ok(Role::Replica)) => return Ended::Demoted,
+                Ok(Ok(Role::CutOff)) => return Ended::NotReady,
                 Ok(Err(error)) => match Ended::of(&error) {
                     Ended::Refused(_) => return Ended::NotReady,
                     ended => return ended,
@@ -246,7 +264,7 @@ impl Shared {
         let mut connection = resp3(&node.client)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        if !is_master(&mut connection).await? {
+        if look(&mut connection).await? != Role::Master {
             return Err(Ended::NotReady);
         }
         // What this process writes over its command connection is told as well.
@@ -267,7 +285,10 @@ impl Shared {
                 // Nothing can be written now, so there is nothing to be heard.
                 Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Ok(connection),
                 // The slot is on its way, or its master is.
-                Some(_) => Err(Ended::NotReady),
+                Some(_) => {
+                    self.tracked.roster.moved();
+                    Err(Ended::NotReady)
+                }
                 None => Err(error.into()),
             };
         }
@@ -283,15 +304,14 @@ impl Shared {
 
     /// A key that nobody else writes, in a slot that the server holds.
     fn probe(&self, node: &Node) -> String {
-        let wanted = self.tracked.roster.slot(node);
         let mut id = [0; 8];
         random(&mut id);
         let id = u64::from_be_bytes(id);
+        // About as many tries as there are masters. With a map that is out of date any will do: the server says so.
         let key = |n: u32| format!("{}{{{id:016x}{n:x}}}", self.tracked.probes);
-        // One in 16384 fits: the last of so many tries is not needed in practice, and does no harm.
-        let fits = |key: &String| wanted.is_none_or(|wanted| slot(key.as_bytes()) == wanted);
-        let mut keys = (0..16 * u32::from(SLOTS)).map(key);
-        keys.find(fits).unwrap_or_else(|| key(0))
+        let mut keys = (0..TRIES).map(key);
+        let held = keys.find(|key| self.tracked.roster.holds(node, key));
+        held.unwrap_or_else(|| key(0))
     }
 
     /// Master `at` has told everything up to `since`.
@@ -317,6 +337,12 @@ impl Shared {
         self.hear.metrics.session_cache_tracking.set(1);
         info!("session cache is kept true by Redis");
         self.hear.changes.wake_all();
+    }
+
+    /// Master `at` is not tracked any more; whether it was.
+    fn unproven(&self, at: usize) -> bool {
+        let mut board = self.board.lock();
+        board.get_mut(at).and_then(Option::take).is_some()
     }
 
     /// Changes may go untold.
@@ -432,22 +458,45 @@ impl Ended {
     }
 }
 
+/// What a server says it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    Master,
+    Replica,
+    /// A master that does not see its Cluster work: there may be another in its place.
+    CutOff,
+}
+
 /// Asks the server what it is. Each answer is a heartbeat's, too.
-async fn is_master(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+async fn look(connection: &mut MultiplexedConnection) -> Result<Role, RedisError> {
     let answer = redis::cmd("HELLO")
         .arg(3)
         .query_async::<Value>(connection)
         .await?;
     let Value::Map(fields) = answer else {
-        return Ok(true);
+        return Ok(Role::Master);
     };
     let text = |value: &Value| match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::SimpleString(text) => text.clone(),
         _ => String::new(),
     };
-    let role = fields.iter().find(|(name, _)| text(name) == "role");
-    Ok(role.is_none_or(|(_, role)| text(role) != "replica"))
+    let field = |wanted: &str| {
+        let field = fields.iter().find(|(name, _)| text(name) == wanted);
+        field.map(|(_, value)| text(value)).unwrap_or_default()
+    };
+    if field("role") == "replica" {
+        return Ok(Role::Replica);
+    }
+    if field("mode") == "cluster" {
+        let mut info = redis::cmd("CLUSTER");
+        let info = info.arg("INFO").query_async::<String>(connection).await;
+        // Who may not ask has to do without.
+        if info.is_ok_and(|info| info.contains("cluster_state:fail")) {
+            return Ok(Role::CutOff);
+        }
+    }
+    Ok(Role::Master)
 }
 
 /// The same client, speaking the protocol that knows pushes.
@@ -482,6 +531,10 @@ fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
 const BEAT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// About three seconds' worth.
+const IN_VAIN: u32 = 8;
+/// More than there are masters in any Cluster.
+const TRIES: u32 = 4096;
 /// Life of a probe, in ms.
 const PROBED: u64 = 1000;
 /// Rights and versions change seldom.

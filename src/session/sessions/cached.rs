@@ -52,7 +52,7 @@ impl Cached {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let redis = Redis::new(config, Arc::clone(&metrics))?;
-        let cache = Arc::new(Cache::new(entries, Arc::clone(&metrics)));
+        let cache = Arc::new(Cache::new(entries, redis.strangers(), Arc::clone(&metrics)));
         Ok(Self {
             series: CacheSeries::new(&metrics),
             tracker: redis.tracker(Listeners {

@@ -16,7 +16,7 @@ fn reads(metrics: &Metrics) -> f64 {
         .sum()
 }
 
-fn looked_up(metrics: &Metrics, result: &str) -> f64 {
+pub(super) fn looked_up(metrics: &Metrics, result: &str) -> f64 {
     let series = format!(r#"daypass_session_cache_requests_total{{result="{result}"}}"#);
     metric(metrics, &series)
 }

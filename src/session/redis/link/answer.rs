@@ -51,12 +51,20 @@ impl Class {
                 | ServerErrorKind::BusyLoading,
             ) => Self::Elsewhere,
             ErrorKind::Extension if is_refusal(error) => Self::Elsewhere,
+            // Before Redis 7 a script says so in its own words: `ERR Error running script (...): -READONLY ...`.
+            ErrorKind::Server(_) | ErrorKind::Extension if is_read_only(error) => Self::Elsewhere,
             ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => {
                 Self::Answer
             }
             _ => Self::Lost,
         }
     }
+}
+
+fn is_read_only(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|text| text.contains("-READONLY "))
 }
 
 impl LinkError {
@@ -73,6 +81,43 @@ impl LinkError {
             (Some("ASK"), Some((host, port))) => Self::Ask(host, port),
             (Some("WRONGTYPE"), _) => Self::WrongType,
             _ => Self::Refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demoted_master_is_known_by_what_it_says_in_every_version() {
+        let error = |code: &str, text: &str| {
+            redis::make_extension_error(code.to_owned(), Some(text.to_owned()))
+        };
+        for (name, error, want) in [
+            (
+                "Redis 7",
+                RedisError::from((ErrorKind::Server(ServerErrorKind::ReadOnly), "READONLY")),
+                Class::Elsewhere,
+            ),
+            (
+                "Redis 6",
+                error(
+                    "ERR",
+                    "Error running script (call to f_1): @user_script:3: -READONLY You can't write against a read only replica. ",
+                ),
+                Class::Elsewhere,
+            ),
+            (
+                "another error of a script",
+                error(
+                    "ERR",
+                    "Error running script (call to f_1): @user_script:3: wrong",
+                ),
+                Class::Answer,
+            ),
+        ] {
+            assert_eq!(Class::of(&error), want, "{name}");
         }
     }
 }

@@ -28,7 +28,7 @@ impl Rig {
                 roster: topology.roster(),
             },
             hear: Listeners {
-                cache: Arc::new(Cache::new(100, Arc::clone(&metrics))),
+                cache: Arc::new(Cache::new(100, Arc::default(), Arc::clone(&metrics))),
                 changes: Changes::default(),
                 seen: Arc::new(Seen::new(Arc::clone(&metrics))),
                 orphans: Arc::default(),

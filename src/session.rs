@@ -114,6 +114,15 @@ pub enum Gone {
     Revoked,
 }
 
+/// What became of a login.
+#[derive(Debug)]
+pub enum Begun {
+    /// A session, under this id.
+    Session(SessionId),
+    /// Nothing: the provider has logged the user out since the login began. Revoke what it was given.
+    TooLate,
+}
+
 /// The store did not answer in time or broke. Never a reason to clear a cookie.
 #[derive(Debug, thiserror::Error)]
 #[error("session store unavailable: {0}")]

@@ -76,7 +76,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             sid: told.sid.as_deref(),
             subject: told.subject.as_deref(),
         };
-        self.sessions.forbid(whose, told.issued_at).await?;
+        self.sessions.forbid(whose).await?;
         let kind = LogoutKind::BackChannel;
         self.sessions
             .end_all(whose, kind, true, &mut |ended| self.ended(kind, ended))

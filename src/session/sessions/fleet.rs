@@ -4,18 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join, try_join_all};
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt as _};
 
 use super::super::index::IndexKey;
 use super::super::orphans::Waiting;
 use super::super::redis::{Cursor, Page, Redis};
-use super::super::{
-    Ended, Gone, Listed, Meta, Orphan, RecordKey, Session, SessionId, StoreError, Whose,
-};
+use super::super::{Ended, Gone, Listed, Meta, Orphan, RecordKey, Session, StoreError, Whose};
 use super::cached::Cached;
 use super::{Sessions, Store};
-use crate::claims::Claim;
 use crate::clock::Timestamp;
 use crate::metrics::LogoutKind;
 
@@ -98,21 +95,21 @@ impl Sessions {
         }
     }
 
-    /// The provider has ended these sessions as of `issued_at`: a login that was under way then makes none (LOGOUT-12).
-    /// Call it before [`end_all`](Self::end_all), or one may slip through between the two.
+    /// The provider has ended these sessions: a login that is under way now makes none (LOGOUT-12). Call it before
+    /// [`end_all`](Self::end_all), or one may slip through between the two.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn forbid(&self, whose: Whose<'_>, issued_at: Timestamp) -> Result<(), StoreError> {
-        let Some(index) = whose.index() else {
+    pub async fn forbid(&self, whose: Whose<'_>) -> Result<(), StoreError> {
+        let (Some(index), now) = (whose.index(), self.now()) else {
             return Ok(());
         };
         match &self.0.store {
             Store::Memory(memory) => {
-                memory.told.forbid(index, self.now().plus(LATE), issued_at);
+                memory.told.forbid(index, now.plus(LATE), now);
                 Ok(())
             }
-            Store::Redis(cached) => cached.redis.forbid(index, LATE, issued_at).await,
+            Store::Redis(cached) => cached.redis.forbid(index, LATE, now).await,
         }
     }
 
@@ -218,38 +215,21 @@ impl Sessions {
         });
     }
 
-    /// Ends a session that was just made when its login came too late: the provider had ended it meanwhile (LOGOUT-12).
-    /// Asked after the session can be found, so that a logout either sees it or is seen.
-    pub(super) async fn end_if_over(
+    /// Whether the provider has ended what a login is about to make, since the login began (LOGOUT-12).
+    pub(super) async fn is_over(
         &self,
-        id: &SessionId,
         session: &Session,
-    ) -> Result<(), StoreError> {
+        began_at: Timestamp,
+    ) -> Result<bool, StoreError> {
         let now = self.now();
-        let over = async |index: Option<IndexKey>| match (index, &self.0.store) {
-            (None, _) => Ok(None),
-            (Some(index), Store::Memory(memory)) => Ok(memory.told.over(&index, now)),
-            (Some(index), Store::Redis(cached)) => cached.redis.over(index).await,
+        let over = async |index: IndexKey| match &self.0.store {
+            Store::Memory(memory) => Ok(memory.told.over(&index, now)),
+            Store::Redis(cached) => cached.redis.over(index).await,
         };
-        let sid = session.sid.as_deref();
-        let sid = sid.and_then(|sid| Whose::sid(&session.issuer, sid).index());
-        let subject = Whose::subject(&session.issuer, &session.subject).index();
-        let (sid, subject) = try_join(over(sid), over(subject)).await?;
-        // The user may sign in again at once; a login that began before the logout is told by its ID token's age.
-        let issued_at = session.claims.get("iat").and_then(Claim::as_i64);
-        let late = subject.is_some_and(|end| issued_at.is_none_or(|issued_at| issued_at <= end));
-        if sid.is_none() && !late {
-            return Ok(());
-        }
-        if let Some(session) = self.delete(id).await? {
-            self.0.orphans.push(Waiting::Known(Orphan {
-                key: id.record_key(),
-                session,
-                kind: LogoutKind::BackChannel,
-                uncounted: true,
-            }));
-        }
-        Ok(())
+        let ends = try_join_all(IndexKey::of_session(session).map(over)).await?;
+        // Both times are of our own clocks. What the provider's say of the code or the ID token does not count: a code of
+        // before the logout may be redeemed after it.
+        Ok(ends.into_iter().flatten().any(|end| began_at <= end))
     }
 }
 
@@ -376,6 +356,6 @@ impl Walk<'_> {
 
 /// Commands under way at once; Redis serves others between any two of them.
 const AT_ONCE: usize = 32;
-/// A login that was begun before a logout may end this long after it.
-const LATE: Duration = Duration::from_secs(5 * 60);
+/// For how long after a logout a code of before it may be redeemed: as long as a code may live (RFC 6749 §4.1.2).
+const LATE: Duration = Duration::from_secs(10 * 60);
 const JTI: &str = "jti";

@@ -289,7 +289,24 @@ impl std::fmt::Debug for Session {
     }
 }
 
+impl Tokens {
+    /// Until when the access token may be shown: it must still be good when it arrives upstream.
+    pub fn usable_until(&self) -> Timestamp {
+        let life = self.expires_at.left(self.refreshed_at);
+        self.expires_at.minus(ON_THE_WAY.min(life / 10))
+    }
+}
+
+/// Time a request may spend between our decision and the upstream's.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
 impl Session {
+    /// When its token ends for good: without a refresh token none follows (REFRESH-29).
+    pub fn last_token_ends(&self) -> Option<Timestamp> {
+        let tokens = &self.tokens;
+        tokens.refresh.is_none().then(|| tokens.usable_until())
+    }
+
     /// The next generation, with other tokens.
     fn with_tokens(&self, tokens: Tokens) -> Self {
         Self {

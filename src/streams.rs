@@ -20,7 +20,7 @@ mod follow;
 mod riders;
 pub mod websocket;
 
-pub use self::follow::{Step, Watch};
+pub use self::follow::{Bond, Step, Watch};
 pub use self::riders::{Cut, Riders, Seat};
 
 /// What all watches share. Made once; lives across reloads. Cheap to clone.

@@ -364,7 +364,7 @@ impl Endpoints<'_> {
     }
 
     async fn session(self, head: &Parts) -> Answer {
-        match decide::present(self.live(), head, false).await {
+        match decide::signed_in(self.live(), head, false, self.clock.now()).await {
             Ok(Presented::Session(_, found)) => self.tell(&found),
             Ok(Presented::None(gone)) => self.refuse_api(
                 head,
@@ -379,7 +379,8 @@ impl Endpoints<'_> {
             // Another site could read nothing, but hold all the streams that the session may have.
             return self.refuse_api(head, &Refusal::CrossSite);
         }
-        let (id, found) = match decide::present(self.live(), head, false).await {
+        let presented = decide::signed_in(self.live(), head, false, self.clock.now());
+        let (id, found) = match presented.await {
             Ok(Presented::Session(id, found)) => (id, found),
             Ok(Presented::None(gone)) => {
                 let why = decide::reason(gone.map(|(_, why)| why));
@@ -403,7 +404,8 @@ impl Endpoints<'_> {
         if asked_elsewhere(head, &config) {
             return self.refuse_api(head, &Refusal::CrossSite);
         }
-        let (id, found) = match decide::present(self.live(), head, true).await {
+        let presented = decide::signed_in(self.live(), head, true, self.clock.now());
+        let (id, found) = match presented.await {
             Ok(Presented::Session(id, found)) => (id, found),
             Ok(Presented::None(gone)) => {
                 return self.refuse_api(
@@ -425,7 +427,7 @@ impl Endpoints<'_> {
                 head,
                 &Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
             ),
-            // Nothing to refresh with: the session is what it is.
+            // Nothing to refresh with, and the token still works: the session is what it is.
             Err(RefreshError::NoRefreshToken) => self.tell(&found),
             Err(RefreshError::Unavailable { retry_after }) => {
                 self.refuse_api(head, &Refusal::ProviderUnavailable { retry_after })

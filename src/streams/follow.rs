@@ -14,6 +14,7 @@ use crate::session::{Changed, Found, Gone, Lookup, SessionId};
 pub struct Watch {
     streams: Streams,
     id: SessionId,
+    bond: Bond,
     changed: Changed,
     /// As last found.
     last: Option<Found>,
@@ -23,6 +24,15 @@ pub struct Watch {
     look_at: Instant,
     /// A look is due and has not been finished.
     due: bool,
+}
+
+/// What of the session an answer hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// That it lives.
+    Session,
+    /// That it has a token to show, too: where nothing can renew it, the session ends with it as requests see it.
+    Token,
 }
 
 /// What [`Watch::next`] tells.
@@ -38,13 +48,14 @@ pub enum Step {
 
 impl Watch {
     /// Follows the session from here on. Whoever asks learns at once how it stands.
-    pub fn new(streams: &Streams, id: SessionId) -> Self {
+    pub fn new(streams: &Streams, id: SessionId, bond: Bond) -> Self {
         let now = Instant::now();
         Self {
             // Before the first look, or a change in between would go unnoticed.
             changed: streams.0.sessions.watch(&id),
             streams: streams.clone(),
             id,
+            bond,
             last: None,
             good_at: now,
             look_at: now,
@@ -53,8 +64,8 @@ impl Watch {
     }
 
     /// As [`new`](Self::new), for a session that was found just now.
-    pub fn from(streams: &Streams, id: SessionId, found: Found) -> Self {
-        let mut watch = Self::new(streams, id);
+    pub fn from(streams: &Streams, id: SessionId, bond: Bond, found: Found) -> Self {
+        let mut watch = Self::new(streams, id, bond);
         watch.last = Some(found);
         watch
     }
@@ -99,6 +110,9 @@ impl Watch {
         self.due = false;
         let (now, at) = (shared.clock.now(), Instant::now());
         match looked {
+            Ok(Lookup::Found(found)) if self.bond.end(&found) <= now => {
+                Some(Step::Over(StreamEnd::Expired))
+            }
             Ok(Lookup::Found(found)) => {
                 if found.stale {
                     // Served on, as requests are; but the store has not told anything.
@@ -115,7 +129,7 @@ impl Watch {
                 if self
                     .last
                     .as_ref()
-                    .is_some_and(|last| now >= last.session.expires_at)
+                    .is_some_and(|last| now >= self.bond.end(last))
                 {
                     // That needs no store to be told.
                     return Some(Step::Over(StreamEnd::Expired));
@@ -132,11 +146,8 @@ impl Watch {
 
     /// When a session that was found now is looked at again, unless it changes before.
     fn next_look(&self, found: &Found, now: Timestamp, at: Instant) -> Instant {
-        let ends = found
-            .idle_expires_at
-            .map_or(found.session.expires_at, |idle| {
-                idle.min(found.session.expires_at)
-            });
+        let end = self.bond.end(found);
+        let ends = found.idle_expires_at.map_or(end, |idle| idle.min(end));
         // Half of the patience, so that a store that falls silent is noticed before it runs out; a little less for some,
         // for many are looked at together after an outage.
         let spread = u32::try_from(found.session.created_at.as_millis().rem_euclid(256));
@@ -157,6 +168,23 @@ impl Watch {
             }
             (Gone::Unknown | Gone::Revoked, _) => StreamEnd::Revoked,
         }
+    }
+}
+
+impl Bond {
+    /// Of an answer that comes of a token, or of none.
+    pub fn with_token(shown: bool) -> Self {
+        if shown { Self::Token } else { Self::Session }
+    }
+
+    /// When it ends by itself, used or not.
+    fn end(self, found: &Found) -> Timestamp {
+        let session = &found.session;
+        let token = match self {
+            Self::Session => None,
+            Self::Token => session.last_token_ends(),
+        };
+        token.map_or(session.expires_at, |end| end.min(session.expires_at))
     }
 }
 

@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::{Step, Streams, Watch};
+use super::{Bond, Step, Streams, Watch};
 use crate::metrics::StreamEnd;
 use crate::session::SessionId;
 
@@ -39,6 +39,7 @@ struct Rides {
 struct Ride {
     number: u64,
     id: SessionId,
+    bond: Bond,
     /// Of its HTTP/2 stream; without one it is the connection that is cut.
     cut: Option<Arc<Cut>>,
     /// It was there at the last look.
@@ -82,7 +83,13 @@ impl Cut {
 
 impl Riders {
     /// Notes a request that rides on the session; `cut` is its stream's, if it is not alone on the connection.
-    pub fn mount(&self, streams: &Streams, id: SessionId, cut: Option<Arc<Cut>>) -> Seat {
+    pub fn mount(
+        &self,
+        streams: &Streams,
+        id: SessionId,
+        bond: Bond,
+        cut: Option<Arc<Cut>>,
+    ) -> Seat {
         if cut.is_none() {
             self.0.mounted.store(true, Ordering::Release);
         }
@@ -95,6 +102,7 @@ impl Riders {
         let ride = Some(Ride {
             number,
             id,
+            bond,
             cut,
             looked: false,
             watch: None,
@@ -152,7 +160,7 @@ impl Riders {
         if ride.watch.is_some() {
             return;
         }
-        let mut watch = Watch::new(streams, ride.id.clone());
+        let mut watch = Watch::new(streams, ride.id.clone(), ride.bond);
         let (riders, streams, number) = (self.clone(), streams.clone(), ride.number);
         // Ends with the ride: the seat aborts it.
         let task = tokio::spawn(async move {

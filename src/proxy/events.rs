@@ -68,7 +68,7 @@ impl Events {
         let last = head.headers.get("last-event-id");
         Some(Self {
             _listening: streams.listen(&id)?,
-            watch: Watch::from(streams, id, bond(config), found.clone()),
+            watch: Watch::patient(streams, id, bond(config), found.clone()),
             feed: Feed::open(last.map(|id| id.to_str().unwrap_or("?")), &found),
             config: config.clone(),
             streams: streams.clone(),

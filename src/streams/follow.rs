@@ -15,6 +15,8 @@ pub struct Watch {
     streams: Streams,
     id: SessionId,
     bond: Bond,
+    /// Waits for the store however long it is silent.
+    patient: bool,
     changed: Changed,
     /// As last found.
     last: Option<Found>,
@@ -56,6 +58,7 @@ impl Watch {
             streams: streams.clone(),
             id,
             bond,
+            patient: false,
             last: None,
             good_at: now,
             look_at: now,
@@ -63,10 +66,12 @@ impl Watch {
         }
     }
 
-    /// As [`new`](Self::new), for a session that was found just now.
-    pub fn from(streams: &Streams, id: SessionId, bond: Bond, found: Found) -> Self {
+    /// As [`new`](Self::new), of a session that was found just now, for an answer with nothing in it that an outage of the
+    /// store would forbid to tell: it goes on until the session is known to be over.
+    pub fn patient(streams: &Streams, id: SessionId, bond: Bond, found: Found) -> Self {
         let mut watch = Self::new(streams, id, bond);
         watch.last = Some(found);
+        watch.patient = true;
         watch
     }
 
@@ -135,10 +140,14 @@ impl Watch {
                     return Some(Step::Over(StreamEnd::Expired));
                 }
                 let patience_ends = self.good_at + self.streams.patience();
-                if at >= patience_ends {
+                self.look_at = if at < patience_ends {
+                    (at + RETRY).min(patience_ends)
+                } else if self.patient {
+                    // When the store is back it says so; many wait for it together.
+                    at + self.unasked(self.last.as_ref())
+                } else {
                     return Some(Step::Over(StreamEnd::StoreUnavailable));
-                }
-                self.look_at = (at + RETRY).min(patience_ends);
+                };
                 None
             }
         }
@@ -148,13 +157,17 @@ impl Watch {
     fn next_look(&self, found: &Found, now: Timestamp, at: Instant) -> Instant {
         let end = self.bond.end(found);
         let ends = found.idle_expires_at.map_or(end, |idle| idle.min(end));
-        // Half of the patience, so that a store that falls silent is noticed before it runs out; a little less for some,
-        // for many are looked at together after an outage.
-        let spread = u32::try_from(found.session.created_at.as_millis().rem_euclid(256));
-        let unasked = self.streams.patience() / 2048 * (1024 - spread.unwrap_or(0));
         // A moment late, for a store's clock is not ours.
         let left = ends.left(now).saturating_add(LATE);
-        at + left.min(unasked.max(RETRY)).max(LATE)
+        at + left.min(self.unasked(Some(found))).max(LATE)
+    }
+
+    /// Pause between looks that nobody asked for: half of the patience, so that a store that falls silent is noticed before
+    /// it runs out; a little less for some, for many are looked at together after an outage.
+    fn unasked(&self, found: Option<&Found>) -> Duration {
+        let spread = found.map_or(0, |found| found.session.created_at.as_millis());
+        let spread = u32::try_from(spread.rem_euclid(256)).unwrap_or(0);
+        (self.streams.patience() / 2048 * (1024 - spread)).max(RETRY)
     }
 
     /// The store may know less than we do: a process that has met many sessions has forgotten this one.

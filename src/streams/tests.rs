@@ -266,6 +266,47 @@ async fn an_outage_of_the_store_ends_nothing_until_patience_does() {
     );
 }
 
+/// A page that listens is told nothing that an outage would forbid, and of no end that is none.
+#[tokio::test]
+async fn who_is_patient_waits_for_the_store_however_long_it_takes() {
+    let mut redis = crate::session::testing::RedisServer::start();
+    let patience = Duration::from_secs(1);
+    let rig = rig_in(&redis, patience);
+    let id = rig.session().await;
+    let Lookup::Found(found) = rig.sessions.peek(&id).await.unwrap() else {
+        panic!("just made");
+    };
+    let mut watch = Watch::patient(&rig.streams, id.clone(), Bond::Session, found);
+    let mut strict = Watch::new(&rig.streams, id.clone(), Bond::Session);
+    lives(&mut watch).await;
+    lives(&mut strict).await;
+    redis.signal("STOP");
+    assert_eq!(over(&mut strict).await, StreamEnd::StoreUnavailable);
+    let limit = Instant::now() + patience * 2;
+    loop {
+        match watch.next(Some(limit)).await {
+            Step::Lives(_) => {}
+            Step::Quiet => break,
+            Step::Over(why) => panic!("{why:?}"),
+        }
+    }
+    redis.signal("CONT");
+    lives(&mut watch).await;
+    rig.sessions.delete(&id).await.unwrap();
+    assert_eq!(over(&mut watch).await, StreamEnd::Revoked);
+    // What is over by the clock needs no store to tell.
+    let id = rig.session().await;
+    let Lookup::Found(found) = rig.sessions.peek(&id).await.unwrap() else {
+        panic!("just made");
+    };
+    let mut watch = Watch::patient(&rig.streams, id, Bond::Session, found);
+    lives(&mut watch).await;
+    redis.kill();
+    rig.clock.advance(Duration::from_secs(13 * 3600));
+    watch.look_now();
+    assert_eq!(over(&mut watch).await, StreamEnd::Expired);
+}
+
 #[tokio::test]
 async fn a_lifetime_that_is_over_needs_no_store_to_tell() {
     let mut redis = crate::session::testing::RedisServer::start();

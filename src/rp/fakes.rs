@@ -393,7 +393,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    async fn forbid(&self, whose: Whose<'_>) -> Result<(), StoreError> {
+    async fn forbid(&self, whose: Whose<'_>, _: &[&str]) -> Result<(), StoreError> {
         self.up()?;
         let sid = whose.sid.unwrap_or_default().to_owned();
         self.0.forbidden.lock().push(sid);

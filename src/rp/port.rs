@@ -73,7 +73,11 @@ pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
         revoke: bool,
         ended: &mut (dyn FnMut(&Ended) + Send),
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
-    fn forbid(&self, whose: Whose<'_>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn forbid(
+        &self,
+        whose: Whose<'_>,
+        providers: &[&str],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn used(
         &self,
         issuer: &str,
@@ -169,8 +173,8 @@ impl Store for Sessions {
         Self::end_all(self, whose, kind, revoke, ended).await
     }
 
-    async fn forbid(&self, whose: Whose<'_>) -> Result<(), StoreError> {
-        Self::forbid(self, whose).await
+    async fn forbid(&self, whose: Whose<'_>, providers: &[&str]) -> Result<(), StoreError> {
+        Self::forbid(self, whose, providers).await
     }
 
     async fn used(&self, issuer: &str, jti: &str) -> Result<bool, StoreError> {

@@ -103,13 +103,13 @@ impl Default for Told {
 }
 
 impl Told {
-    pub(in crate::session) fn forbid(&self, index: IndexKey, until: Timestamp, told_at: Timestamp) {
-        self.over.insert(index, (until, told_at));
+    pub(in crate::session) fn forbid(&self, note: IndexKey, until: Timestamp, told_at: Timestamp) {
+        self.over.insert(note, (until, told_at));
     }
 
-    /// When we were told that the set was ended at the provider, if it was of late.
-    pub(in crate::session) fn over(&self, index: &IndexKey, now: Timestamp) -> Option<Timestamp> {
-        let (until, told_at) = self.over.get(index)?;
+    /// When we were told that it was ended at the provider, if it was of late.
+    pub(in crate::session) fn over(&self, note: &IndexKey, now: Timestamp) -> Option<Timestamp> {
+        let (until, told_at) = self.over.get(note)?;
         (now < until).then_some(told_at)
     }
 

@@ -177,16 +177,16 @@ impl Redis {
         }))
     }
 
-    /// Remembers that a set was ended at the provider, and when we were told.
+    /// Remembers what was ended at the provider, and when we were told.
     pub(in crate::session) async fn forbid(
         &self,
-        index: IndexKey,
+        note: IndexKey,
         keep: Duration,
         told_at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET")
-            .arg(self.note('x', index))
+            .arg(self.note('x', note))
             .arg(told_at.as_millis())
             .arg("PX")
             .arg(millis(keep));
@@ -194,13 +194,13 @@ impl Redis {
         Ok(())
     }
 
-    /// When we were told that the set was ended at the provider, if it was of late.
+    /// When we were told that it was ended at the provider, if it was of late.
     pub(in crate::session) async fn over(
         &self,
-        index: IndexKey,
+        note: IndexKey,
     ) -> Result<Option<Timestamp>, StoreError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(self.note('x', index));
+        pipe.cmd("GET").arg(self.note('x', note));
         let (told_at,): (Option<i64>,) = self.ask(StoreOp::Told, &pipe).await?;
         Ok(told_at.map(Timestamp::from_millis))
     }

@@ -95,22 +95,20 @@ impl Sessions {
         }
     }
 
-    /// The provider has ended these sessions: a login that is under way now makes none (LOGOUT-12). Call it before
-    /// [`end_all`](Self::end_all), or one may slip through between the two.
+    /// The provider has ended these sessions: a login that is under way now at one of the `providers` named makes none
+    /// (LOGOUT-12). Call it before [`end_all`](Self::end_all), or one may slip through between the two.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn forbid(&self, whose: Whose<'_>) -> Result<(), StoreError> {
-        let (Some(index), now) = (whose.index(), self.now()) else {
-            return Ok(());
-        };
-        match &self.0.store {
-            Store::Memory(memory) => {
-                memory.told.forbid(index, now.plus(LATE), now);
-                Ok(())
+    pub async fn forbid(&self, whose: Whose<'_>, providers: &[&str]) -> Result<(), StoreError> {
+        let now = self.now();
+        for note in providers.iter().filter_map(|name| whose.note(name)) {
+            match &self.0.store {
+                Store::Memory(memory) => memory.told.forbid(note, now.plus(LATE), now),
+                Store::Redis(cached) => cached.redis.forbid(note, LATE, now).await?,
             }
-            Store::Redis(cached) => cached.redis.forbid(index, LATE, now).await,
         }
+        Ok(())
     }
 
     /// Whether a logout token was used before, here or at another replica (LOGOUT-08).
@@ -222,11 +220,16 @@ impl Sessions {
         began_at: Timestamp,
     ) -> Result<bool, StoreError> {
         let now = self.now();
-        let over = async |index: IndexKey| match &self.0.store {
-            Store::Memory(memory) => Ok(memory.told.over(&index, now)),
-            Store::Redis(cached) => cached.redis.over(index).await,
+        let over = async |note: IndexKey| match &self.0.store {
+            Store::Memory(memory) => Ok(memory.told.over(&note, now)),
+            Store::Redis(cached) => cached.redis.over(note).await,
         };
-        let ends = try_join_all(IndexKey::of_session(session).map(over)).await?;
+        let by_subject = Whose::subject(&session.issuer, &session.subject);
+        let by_sid = session.sid.as_deref();
+        let by_sid = by_sid.map(|sid| Whose::sid(&session.issuer, sid));
+        let whose = by_sid.into_iter().chain([by_subject]);
+        let notes = whose.filter_map(|whose| whose.note(&session.provider));
+        let ends = try_join_all(notes.map(over)).await?;
         // Both times are of our own clocks. What the provider's say of the code or the ID token does not count: a code of
         // before the logout may be redeemed after it.
         Ok(ends.into_iter().flatten().any(|end| began_at <= end))

@@ -140,6 +140,40 @@ async fn a_logout_ends_what_it_means_and_nothing_else() {
     .await;
 }
 
+/// What is said to one client is not said to another at the same issuer.
+#[tokio::test]
+async fn a_logout_ends_the_sessions_of_its_client_only() {
+    both(async |rig: &Rig, store| {
+        let s = &rig.sessions;
+        for by_sid in [true, false] {
+            let mut ids = Vec::new();
+            for provider in ["a", "b", "c"] {
+                let mut session = of("alice", Some("a1"), rig.clock.now());
+                session.provider = provider.into();
+                ids.push(s.create(session).await.unwrap());
+            }
+            let whose = if by_sid {
+                Whose::sid(ISSUER, "a1")
+            } else {
+                Whose::subject(ISSUER, "alice")
+            };
+            let named = Whose {
+                providers: Some(&["a", "c"]),
+                ..whose
+            };
+            assert_eq!(end(s, named, false).await.len(), 2, "{store}: {by_sid}");
+            let alive = [
+                alive(s, &ids[0]).await,
+                alive(s, &ids[1]).await,
+                alive(s, &ids[2]).await,
+            ];
+            assert_eq!(alive, [false, true, false], "{store}: {by_sid}");
+            assert_eq!(end(s, whose, false).await.len(), 1, "{store}: {by_sid}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn one_that_goes_leaves_the_others_reachable() {
     // SESS-09.
@@ -170,8 +204,11 @@ async fn a_login_that_the_provider_has_ended_meanwhile_makes_no_session() {
         let s = &rig.sessions;
         let began_before = rig.clock.now();
         rig.pass(Duration::from_millis(5)).await;
-        s.forbid(Whose::sid(ISSUER, "a1")).await.unwrap();
-        s.forbid(Whose::subject(ISSUER, "carol")).await.unwrap();
+        let at = ["provider", "twin"];
+        s.forbid(Whose::sid(ISSUER, "a1"), &at).await.unwrap();
+        s.forbid(Whose::subject(ISSUER, "carol"), &at)
+            .await
+            .unwrap();
         rig.pass(Duration::from_millis(5)).await;
         let began_after = rig.clock.now();
         // What the provider says of the ID token's age does not count: a code of before the logout may be redeemed after
@@ -199,6 +236,14 @@ async fn a_login_that_the_provider_has_ended_meanwhile_makes_no_session() {
                     assert!(left.is_empty(), "{store}: {row}: nothing is left of it");
                 }
             }
+        }
+        // Of another client at that issuer nothing was said.
+        for (provider, want) in [("another", true), ("twin", false)] {
+            let mut session = of("carol", Some("a1"), old);
+            session.provider = provider.into();
+            let begun = s.begin(session, began_before).await.unwrap();
+            let made = matches!(begun, Begun::Session(_));
+            assert_eq!(made, want, "{store}: {provider}");
         }
     })
     .await;

@@ -172,6 +172,10 @@ impl App {
             certificates: self.certificates,
         };
         upkeep.spawn(reloader.run(self.hangup));
+        let streams = self.lasting.streams.clone();
+        // Goes on while requests do.
+        let mut attending = JoinSet::new();
+        attending.spawn(async move { streams.attend().await });
 
         shutdown.await;
         let patience = self.live.load().config.limits.drain_timeout;
@@ -211,6 +215,7 @@ impl App {
         {
             tracing::warn!("revocations left unfinished");
         }
+        attending.abort_all();
         tracing::info!(refreshes_left = left, "drained");
         let _ = admin_stop.send(true);
         admin.abort();

@@ -31,7 +31,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use self::changes::Changed;
+pub use self::changes::{Changed, Lately};
 pub use self::id::{RecordKey, SessionId};
 pub use self::index::{Ended, Whose};
 pub use self::meta::{Listed, Meta};

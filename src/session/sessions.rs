@@ -14,8 +14,8 @@ use super::orphans::Orphans;
 use super::redis::wanted_ttl;
 use super::seen::{Last, Seen};
 use super::{
-    Begun, CommitAnswer, EndAnswer, Gone, Lease, LeaseAnswer, Lookup, Meta, RecordKey, Session,
-    SessionId, StoreError, Tokens,
+    Begun, CommitAnswer, EndAnswer, Gone, Lately, Lease, LeaseAnswer, Lookup, Meta, RecordKey,
+    Session, SessionId, StoreError, Tokens,
 };
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
@@ -341,6 +341,11 @@ impl Sessions {
     /// Wakes whoever holds the answer when the session is refreshed, deleted, or may have been.
     pub fn watch(&self, id: &SessionId) -> Changed {
         self.0.changes.subscribe(id.record_key())
+    }
+
+    /// Which sessions have changed, or may have: waits until one has, and a moment longer. For one who asks again and again.
+    pub async fn changed(&self, moment: Duration) -> Lately {
+        self.0.changes.gather(moment).await
     }
 
     /// Is the store there? For readiness and `check --online`.

@@ -184,6 +184,38 @@ async fn only_what_lasts_is_watched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_open_when_its_session_ends_is_cut_off_however_new_it_is() {
+    let rig = rig();
+    let attending = rig.streams.clone();
+    let attending = tokio::spawn(async move { attending.attend().await });
+    tokio::task::yield_now().await;
+    let (over, other) = (rig.session().await, rig.session().await);
+    let (riders, neighbour) = (Riders::default(), Riders::default());
+    let seat = riders.mount(&rig.streams, over.clone(), Bond::Token, None);
+    let stays = neighbour.mount(&rig.streams, other, Bond::Token, None);
+    rig.sessions.delete(&over).await.unwrap();
+    // Let in before the end, and on its way to its place.
+    let late = riders.mount(
+        &rig.streams,
+        over,
+        Bond::Token,
+        Some(Arc::new(Cut::default())),
+    );
+    for _ in 0..10 {
+        tokio::time::sleep(MOMENT / 5).await;
+    }
+    assert_eq!(
+        [&seat, &late, &stays].map(Seat::ended),
+        [Some(StreamEnd::Revoked), Some(StreamEnd::Revoked), None]
+    );
+    assert_eq!(rig.streams.0.connections.all().len(), 2);
+    drop((seat, late, stays, riders, neighbour));
+    tokio::task::yield_now().await;
+    assert!(rig.streams.0.connections.all().is_empty(), "nobody is kept");
+    attending.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_hits_only_the_one_it_is_meant_for() {
     let rig = rig();
     let riders = Riders::default();

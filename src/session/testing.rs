@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Begun, Session, SessionId, Sessions, StoreError, Tokens, bearer};
+use super::{Begun, Orphan, Session, SessionId, Sessions, StoreError, Tokens, bearer};
 use crate::clock::Timestamp;
 use crate::config::model;
 use crate::secret::{AccessToken, IdToken, RefreshToken, SealingKey, StoreUrl};
@@ -62,6 +62,11 @@ impl Sessions {
             Begun::Session(id) => Ok(id),
             Begun::TooLate => unreachable!("it began after everything"),
         }
+    }
+
+    /// Waits for an orphan however long it takes.
+    pub(crate) async fn next_orphan(&self) -> Option<Orphan> {
+        self.next_orphan_until(std::future::pending()).await
     }
 }
 

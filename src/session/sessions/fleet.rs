@@ -34,7 +34,7 @@ pub struct Walk<'a> {
 
 impl Sessions {
     /// Ends all sessions that are meant, and tells of each. With `revoke` set, their tokens are to be revoked by whoever
-    /// knows them: see [`next_orphan`](Self::next_orphan).
+    /// knows them: see [`next_orphan_until`](Self::next_orphan_until).
     ///
     /// # Errors
     /// [`StoreError`]: some may be left. Asking again ends the rest.
@@ -141,13 +141,19 @@ impl Sessions {
     }
 
     /// The next session that was ended without its cookie and whose tokens this process is to revoke. Waits for it; `None`
-    /// when somebody else waits.
+    /// when none is left and it is `enough`, or when somebody else waits.
     ///
     /// # Cancel safety
-    /// One that is being asked for may be lost; its tokens then end by themselves.
-    pub async fn next_orphan(&self) -> Option<Orphan> {
+    /// One that is being asked for may be lost, its tokens then end by themselves: say `enough` instead.
+    pub async fn next_orphan_until(&self, enough: impl Future<Output = ()>) -> Option<Orphan> {
+        tokio::pin!(enough);
         loop {
-            let (key, session) = match self.0.orphans.next().await? {
+            let next = tokio::select! {
+                biased;
+                next = self.0.orphans.next() => next?,
+                () = &mut enough => return None,
+            };
+            let (key, session) = match next {
                 Waiting::Known(orphan) => return Some(orphan),
                 Waiting::Perhaps(key, session) => (key, session),
             };

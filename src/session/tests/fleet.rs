@@ -309,6 +309,20 @@ async fn memory_hands_over_what_it_ended_and_forgets_whom_it_held() {
 }
 
 #[tokio::test]
+async fn whoever_has_enough_leaves_no_orphan_behind() {
+    let (sessions, clock, _) = memory();
+    for sid in ["a1", "a2"] {
+        let session = of("alice", Some(sid), clock.now());
+        sessions.create(session).await.unwrap();
+    }
+    end(&sessions, Whose::subject(ISSUER, "alice"), true).await;
+    for left in [true, true, false] {
+        let orphan = sessions.next_orphan_until(std::future::ready(())).await;
+        assert_eq!(orphan.is_some(), left);
+    }
+}
+
+#[tokio::test]
 async fn of_those_who_hold_a_session_one_is_told_to_revoke_it() {
     // LOGOUT-09: whoever ended it could not know its tokens.
     let server = RedisServer::start();

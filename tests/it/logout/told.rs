@@ -303,6 +303,23 @@ async fn without_the_providers_keys_it_is_asked_to_come_again() {
     }
 }
 
+/// Anybody can have the keys fetched again, by a made-up key id. That must not lose a logout by the provider's next key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_key_may_be_newer_than_ours_is_asked_for_again() {
+    let provider = Provider::with(|settings| settings.signing = Signing::Rs256);
+    let stage = Stage::with(provider, |setup| setup);
+    let client = stage.signed_in().await;
+    let claims = json!({"sub": JANE});
+    let made_up = stage.provider.logout_token(&claims, &[Fault::UnknownKey]);
+    assert_refused(&send(&stage, &made_up).await, "made up");
+    stage.provider.rotate_keys(true);
+    let token = stage.provider.logout_token(&claims, &[]);
+    let answer = send(&stage, &token).await;
+    assert_eq!(answer.status, 503, "{}", brief(&answer));
+    assert!(answer.header("retry-after").is_some());
+    assert!(stage.knows(&client).await);
+}
+
 /// LOGOUT-14
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_ends_the_session_it_names_with_or_without_the_cookie() {

@@ -292,7 +292,9 @@ impl Endpoints<'_> {
                 )
             })
             .map(ReturnTo::into_string);
-        if asked_elsewhere(head, &config) {
+        let from_anywhere =
+            head.method != Method::POST && fetch::may_come_from_anywhere(&head.headers);
+        if from_anywhere || asked_elsewhere(head, &config) {
             // A foreign page may not log anyone out, but it may ask (CSRF-06).
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }

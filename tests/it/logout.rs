@@ -2,6 +2,7 @@
 
 mod real;
 mod replicas;
+mod several;
 mod told;
 
 use std::time::{Duration, Instant};

@@ -164,7 +164,6 @@ impl App {
             self.health.clone(),
         ));
         upkeep.spawn(watch_providers(self.live.clone(), self.health.clone()));
-        upkeep.spawn(revoke_orphans(self.live.clone(), self.lasting.clone()));
         let reloader = Reloader {
             source: self.source,
             live: self.live.clone(),
@@ -172,6 +171,17 @@ impl App {
             certificates: self.certificates,
         };
         upkeep.spawn(reloader.run(self.hangup));
+        // These go on while requests do: whatever ends a session meanwhile ends what is open, and its tokens.
+        let (enough, told) = watch::channel(false);
+        let mut orphans = JoinSet::new();
+        orphans.spawn(revoke_orphans(
+            self.live.clone(),
+            self.lasting.clone(),
+            told,
+        ));
+        let streams = self.lasting.streams.clone();
+        let mut attending = JoinSet::new();
+        attending.spawn(async move { streams.attend().await });
 
         shutdown.await;
         let patience = self.live.load().config.limits.drain_timeout;
@@ -205,12 +215,15 @@ impl App {
             .refresher
             .drain(patience.unwrap_or_default() + STORING)
             .await;
-        if tokio::time::timeout(STORING, self.lasting.revoker.drained())
-            .await
-            .is_err()
-        {
+        let _ = enough.send(true);
+        let revoked = tokio::time::timeout(STORING, async {
+            while orphans.join_next().await.is_some() {}
+            self.lasting.revoker.drained().await;
+        });
+        if revoked.await.is_err() {
             tracing::warn!("revocations left unfinished");
         }
+        attending.abort_all();
         tracing::info!(refreshes_left = left, "drained");
         let _ = admin_stop.send(true);
         admin.abort();
@@ -235,9 +248,18 @@ async fn watch_store(sessions: Sessions, health: Arc<Health>) {
 }
 
 /// Revokes the tokens of sessions that were ended without their cookie and that this process held (LOGOUT-05), however many
-/// there are.
-async fn revoke_orphans(live: Arc<ArcSwap<Live>>, lasting: Lasting) {
-    while let Some(orphan) = lasting.sessions.next_orphan().await {
+/// there are: until there is none left and it is `enough`.
+async fn revoke_orphans(
+    live: Arc<ArcSwap<Live>>,
+    lasting: Lasting,
+    mut enough: watch::Receiver<bool>,
+) {
+    let sessions = &lasting.sessions;
+    // The sender is held to the end of the process.
+    while let Some(orphan) = sessions
+        .next_orphan_until(async { drop(enough.wait_for(|enough| *enough).await) })
+        .await
+    {
         if orphan.uncounted {
             lasting.metrics.logout(orphan.kind);
             lasting.metrics.session_ended(match orphan.kind {

@@ -134,6 +134,9 @@ pub enum CallbackError {
     /// The session could not be stored.
     #[error("the session store is unavailable")]
     StoreUnavailable,
+    /// The provider has logged the user out while the login was under way (LOGOUT-12).
+    #[error("the provider has logged the user out meanwhile")]
+    LoggedOut,
 }
 
 // What travels through the browser (codes, states, cookies, log-in hints) is kept out of `Debug`.

@@ -34,9 +34,10 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
+use crate::config::model::TokenKind;
 use crate::metrics::UpstreamError;
 use crate::refresh::Refresher;
-use crate::streams::Seat;
+use crate::streams::{Bond, Seat};
 use crate::web::forwarded::Client;
 use crate::web::trace::RequestId;
 
@@ -134,7 +135,8 @@ impl Proxy {
                                 .metrics()
                                 .token_forwarded(decide::token_left(&signed_in, self.clock.now()));
                             ctx.said.0 = session.req_header().method.clone();
-                            ctx.seat = guard::mount(session, &live.streams, id);
+                            let bond = Bond::with_token(route.token.kind != TokenKind::None);
+                            ctx.seat = guard::mount(session, &live.streams, id, bond);
                             ctx.session = Some(signed_in);
                         }
                         ctx.decision = "forward";

@@ -31,7 +31,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use self::changes::Changed;
+pub use self::changes::{Changed, Lately};
 pub use self::id::{RecordKey, SessionId};
 pub use self::index::{Ended, Whose};
 pub use self::meta::{Listed, Meta};
@@ -112,6 +112,15 @@ pub enum Gone {
     Idle,
     /// It vanished before its time.
     Revoked,
+}
+
+/// What became of a login.
+#[derive(Debug)]
+pub enum Begun {
+    /// A session, under this id.
+    Session(SessionId),
+    /// Nothing: the provider has logged the user out since the login began. Revoke what it was given.
+    TooLate,
 }
 
 /// The store did not answer in time or broke. Never a reason to clear a cookie.
@@ -280,7 +289,24 @@ impl std::fmt::Debug for Session {
     }
 }
 
+impl Tokens {
+    /// Until when the access token may be shown: it must still be good when it arrives upstream.
+    pub fn usable_until(&self) -> Timestamp {
+        let life = self.expires_at.left(self.refreshed_at);
+        self.expires_at.minus(ON_THE_WAY.min(life / 10))
+    }
+}
+
+/// Time a request may spend between our decision and the upstream's.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
 impl Session {
+    /// When its token ends for good: without a refresh token none follows (REFRESH-29).
+    pub fn last_token_ends(&self) -> Option<Timestamp> {
+        let tokens = &self.tokens;
+        tokens.refresh.is_none().then(|| tokens.usable_until())
+    }
+
     /// The next generation, with other tokens.
     fn with_tokens(&self, tokens: Tokens) -> Self {
         Self {

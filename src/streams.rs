@@ -1,7 +1,8 @@
 //! Ends open answers with the session they ride on, and counts the streams of events that pages hold open.
 //!
 //! `Watch` follows one session: it wakes when the session may have changed, when its time is up, and now and then in
-//! case nobody woke it. `Riders` holds what rides over one connection; only what lasts gets a watch.
+//! case nobody woke it. `Riders` holds what rides over one connection; only what lasts gets a watch, and what is open
+//! when its session changes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +21,8 @@ mod follow;
 mod riders;
 pub mod websocket;
 
-pub use self::follow::{Step, Watch};
+pub use self::follow::{Bond, Step, Watch};
+use self::riders::Register;
 pub use self::riders::{Cut, Riders, Seat};
 
 /// What all watches share. Made once; lives across reloads. Cheap to clone.
@@ -34,6 +36,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Looks at the store that may be under way at once: all watches may wake together.
     looks: Semaphore,
+    connections: Register,
     /// Streams of events that pages hold, by session; only sessions that have any.
     listeners: Mutex<Listeners>,
     draining: watch::Sender<bool>,
@@ -60,9 +63,21 @@ impl Streams {
             clock,
             metrics,
             looks: Semaphore::new(LOOKS),
+            connections: Register::default(),
             listeners: Mutex::default(),
             draining: watch::Sender::new(false),
         }))
+    }
+
+    /// Has what is open watched when its session changes, also what has not lasted yet; for as long as it is polled. A
+    /// request that was let in just before the change has a moment to get on its session.
+    pub async fn attend(&self) {
+        loop {
+            let lately = self.0.sessions.changed(MOMENT).await;
+            for riders in self.0.connections.all() {
+                riders.attend(&lately);
+            }
+        }
     }
 
     /// The right to hold a stream of events for the session; `None` when there are enough already.
@@ -119,6 +134,8 @@ impl Drop for Listening {
     }
 }
 
+/// For how long changes of sessions are gathered: going through all connections takes a millisecond or so.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Looks at the store under way at once.
 const LOOKS: usize = 256;
 /// Streams of events that one session may hold in one process: a browser has six connections to a host over HTTP/1.1.

@@ -144,6 +144,7 @@ impl Which {
                 issuer,
                 sid: self.names.sid.as_deref(),
                 subject: self.names.subject.as_deref(),
+                providers: None,
             })
         });
         whose.collect()

@@ -526,6 +526,12 @@ impl Config {
         &self.public_origins[0]
     }
 
+    /// Whether any route shows upstreams a token of the session. If none does, the session does not hang on tokens.
+    pub fn shows_tokens(&self) -> bool {
+        let mut routes = self.routes.iter();
+        routes.any(|route| route.token.kind != TokenKind::None)
+    }
+
     /// Absolute URL of one of our endpoints at `origin`; `endpoint` has no leading slash.
     pub fn endpoint(&self, origin: &Origin, endpoint: &str) -> Url {
         let text = format!("{}{}/{endpoint}", origin.text, self.base_path);

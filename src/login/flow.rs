@@ -8,14 +8,14 @@ use super::cookie::LoginCookie;
 use super::memory::Memory;
 use super::state::{self, Transaction};
 use super::{Callback, CallbackError, Finished, Start, StartError, Started, redeem};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
 use crate::metrics::{LoginResult, Metrics, SessionEnd};
 use crate::oidc::AuthorizationRequest;
 use crate::rp::Revoker;
 use crate::rp::audit;
 use crate::rp::port::{Idp, Store};
-use crate::session::{Lookup, Session, SessionId};
+use crate::session::{Begun, Lookup, Session, SessionId};
 
 #[derive(Debug)]
 pub(super) struct Flow<P, S> {
@@ -95,6 +95,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             Err(CallbackError::Invalid(_)) => LoginResult::Invalid,
             Err(CallbackError::ProviderUnavailable) => LoginResult::ProviderUnavailable,
             Err(CallbackError::StoreUnavailable) => LoginResult::StoreUnavailable,
+            Err(CallbackError::LoggedOut) => LoginResult::LoggedOut,
         };
         self.metrics.login(&provider, outcome);
         if let Err(error) = &result {
@@ -167,7 +168,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
         let session =
             redeem::redeem(&**provider, &transaction, &code, &self.clock, lifetime).await?;
         let subject = Arc::clone(&session.subject);
-        let id = self.keep(provider, session).await?;
+        let id = self.keep(provider, session, transaction.created_at).await?;
         audit::signed_in(label, &id, &transaction.issuer, &subject);
         if let Some(old) = callback.old_session {
             self.replace(old).await;
@@ -224,17 +225,24 @@ impl<P: Idp, S: Store> Flow<P, S> {
         Ok(provider)
     }
 
-    async fn keep(&self, provider: &Arc<P>, session: Session) -> Result<SessionId, CallbackError> {
+    async fn keep(
+        &self,
+        provider: &Arc<P>,
+        session: Session,
+        began_at: Timestamp,
+    ) -> Result<SessionId, CallbackError> {
         let tokens = Arc::clone(&session.tokens);
-        match self.sessions.create(session).await {
-            Ok(id) => Ok(id),
+        let refused = match self.sessions.begin(session, began_at).await {
+            Ok(Begun::Session(id)) => return Ok(id),
+            Ok(Begun::TooLate) => CallbackError::LoggedOut,
             Err(error) => {
                 tracing::warn!(error = %error, "a finished login could not be stored");
-                // Nobody will ever use or end this grant.
-                self.revoker.revoke(provider, tokens);
-                Err(CallbackError::StoreUnavailable)
+                CallbackError::StoreUnavailable
             }
-        }
+        };
+        // Nobody will ever use or end this grant.
+        self.revoker.revoke(provider, tokens);
+        Err(refused)
     }
 
     /// FLOW-27. Its refresh token is not revoked: at providers that keep one grant per user and client, that would end

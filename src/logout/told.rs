@@ -71,12 +71,23 @@ impl<P: Idp, S: Store> Flow<P, S> {
         if self.sessions.used(issuer, &told.id).await? {
             return Err(BackChannelError::Invalid("it was used before"));
         }
+        // It is said to one client. Where the issuer has others here, theirs go on.
+        let at_issuer = || {
+            let providers = self.providers.iter().map(|provider| provider.config());
+            providers.filter(|other| other.issuer == issuer)
+        };
+        let client = provider.config().client_id.as_str();
+        let meant: Vec<&str> = at_issuer()
+            .filter(|other| other.client_id == client)
+            .map(|other| &*other.name)
+            .collect();
         let whose = Whose {
             issuer,
             sid: told.sid.as_deref(),
             subject: told.subject.as_deref(),
+            providers: (meant.len() < at_issuer().count()).then_some(&meant),
         };
-        self.sessions.forbid(whose, told.issued_at).await?;
+        self.sessions.forbid(whose, &meant).await?;
         let kind = LogoutKind::BackChannel;
         self.sessions
             .end_all(whose, kind, true, &mut |ended| self.ended(kind, ended))

@@ -76,6 +76,8 @@ label! {
         StoreUnavailable = "store_unavailable",
         /// A loop was broken.
         Loop = "loop",
+        /// The provider had logged the user out meanwhile.
+        LoggedOut = "logged_out",
     }
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 use super::cached::Fetched;
 use super::call::Request;
 use super::jws::{self, Jws};
-use super::{CallError, Claims, IdTokenError, Provider};
+use super::{Acted, CallError, Claims, IdTokenError, Provider};
 use crate::metrics::Endpoint;
 
 /// The provider's usable public keys.
@@ -47,7 +47,11 @@ impl Provider {
             Signature::NoKey => {}
         }
         let Some(keys) = self.keys.refetch(|| self.read_keys(uri)).await? else {
-            return Err(IdTokenError::Refused("no key of the provider fits it"));
+            // No verdict: anybody can use up the fetch with a made-up key id, just when the provider has a new key.
+            return Err(IdTokenError::Keys(CallError::Unavailable {
+                reason: "no key at hand fits, and they were fetched again a moment ago",
+                acted: Acted::Unasked,
+            }));
         };
         match keys.check(token) {
             Signature::Good => Ok(()),

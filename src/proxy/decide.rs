@@ -62,6 +62,31 @@ pub(super) async fn present(
     })
 }
 
+/// As [`present`], for our own endpoints: a session whose last token has run out is over, if any route shows it, as each
+/// request to such a route is told.
+///
+/// # Errors
+/// As there.
+pub(super) async fn signed_in(
+    live: &Live,
+    head: &Parts,
+    touch: bool,
+    now: Timestamp,
+) -> Result<Presented, StoreError> {
+    Ok(match present(live, head, touch).await? {
+        Presented::Session(id, found)
+            if live.config.shows_tokens()
+                && found
+                    .session
+                    .last_token_ends()
+                    .is_some_and(|end| end <= now) =>
+        {
+            Presented::None(Some((id, Gone::Expired)))
+        }
+        presented => presented,
+    })
+}
+
 /// Decides about a request on `route`: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
 ///
 /// # Errors

@@ -14,21 +14,19 @@ use crate::login::{Callback, Finished, Start};
 use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
-use crate::refresh::{RefreshError, Refresher};
-use crate::session::{Found, Lookup, SessionId, StoreError};
+use crate::refresh::Refresher;
+use crate::session::{Lookup, SessionId, StoreError};
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
 use super::answer::Answer;
 use super::context::Context;
 use super::cookies;
-use super::decide::{self, Presented};
-use super::events::Events;
 use super::live::Live;
-use super::refusal::{Refusal, SOON};
+use super::refusal::Refusal;
 use super::respond;
-use super::session_json;
 
+mod session;
 mod told;
 
 /// Largest form: an authorization response or a logout.
@@ -292,7 +290,9 @@ impl Endpoints<'_> {
                 )
             })
             .map(ReturnTo::into_string);
-        if asked_elsewhere(head, &config) {
+        let from_anywhere =
+            head.method != Method::POST && fetch::may_come_from_anywhere(&head.headers);
+        if from_anywhere || asked_elsewhere(head, &config) {
             // A foreign page may not log anyone out, but it may ask (CSRF-06).
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
@@ -361,90 +361,6 @@ impl Endpoints<'_> {
         logout
             .end(kind, self.origin(), carried.first(), redirect)
             .await
-    }
-
-    async fn session(self, head: &Parts) -> Answer {
-        match decide::present(self.live(), head, false).await {
-            Ok(Presented::Session(_, found)) => self.tell(&found),
-            Ok(Presented::None(gone)) => self.refuse_api(
-                head,
-                &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
-            ),
-            Err(_) => self.refuse_api(head, &Refusal::StoreUnavailable),
-        }
-    }
-
-    async fn session_events(self, head: &Parts) -> Answer {
-        if asked_elsewhere(head, self.config()) {
-            // Another site could read nothing, but hold all the streams that the session may have.
-            return self.refuse_api(head, &Refusal::CrossSite);
-        }
-        let (id, found) = match decide::present(self.live(), head, false).await {
-            Ok(Presented::Session(id, found)) => (id, found),
-            Ok(Presented::None(gone)) => {
-                let why = decide::reason(gone.map(|(_, why)| why));
-                return self.refuse_api(head, &Refusal::Unauthenticated(why));
-            }
-            Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
-        };
-        self.ctx.session = Some(found.session.clone());
-        let live = self.live();
-        match Events::new(&live.config, &live.streams, self.clock, head, id, found) {
-            Some(events) => {
-                self.ctx.events_of = Some(Box::new(events));
-                Events::head()
-            }
-            None => self.refuse_api(head, &Refusal::RateLimited { retry_after: SOON }),
-        }
-    }
-
-    async fn session_refresh(self, head: &Parts) -> Answer {
-        let config = self.live().config.clone();
-        if asked_elsewhere(head, &config) {
-            return self.refuse_api(head, &Refusal::CrossSite);
-        }
-        let (id, found) = match decide::present(self.live(), head, true).await {
-            Ok(Presented::Session(id, found)) => (id, found),
-            Ok(Presented::None(gone)) => {
-                return self.refuse_api(
-                    head,
-                    &Refusal::Unauthenticated(decide::reason(gone.map(|(_, why)| why))),
-                );
-            }
-            Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
-        };
-        let Some(provider) = self.live().provider_of(&found.session).cloned() else {
-            return self.refuse_api(
-                head,
-                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
-            );
-        };
-        match self.refresher.force(&id, &found, &provider).await {
-            Ok(session) => self.tell(&Found { session, ..found }),
-            Err(RefreshError::Ended) => self.refuse_api(
-                head,
-                &Refusal::Unauthenticated(crate::metrics::Unauthenticated::Revoked),
-            ),
-            // Nothing to refresh with: the session is what it is.
-            Err(RefreshError::NoRefreshToken) => self.tell(&found),
-            Err(RefreshError::Unavailable { retry_after }) => {
-                self.refuse_api(head, &Refusal::ProviderUnavailable { retry_after })
-            }
-            Err(RefreshError::Store) => self.refuse_api(head, &Refusal::StoreUnavailable),
-        }
-    }
-
-    /// Scripts call these endpoints: never a page, never a redirect (BFF-02).
-    fn refuse_api(self, head: &Parts, refusal: &Refusal) -> Answer {
-        respond::problem(self.ctx, head, refusal)
-    }
-
-    /// What a page may know of its session; never a token (PRODUCT contract §3).
-    fn tell(self, found: &Found) -> Answer {
-        self.ctx.decision = "own";
-        let body = session_json::session(self.config(), found, self.clock.now());
-        self.ctx.session = Some(found.session.clone());
-        Answer::json(StatusCode::OK, "application/json", body.to_string())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::model::Config;
 use crate::metrics::StreamEnd;
 use crate::session::{Found, SessionId};
 use crate::streams::feed::{Feed, Kind, Times};
-use crate::streams::{Listening, Step, Streams, Watch};
+use crate::streams::{Bond, Listening, Step, Streams, Watch};
 
 use super::answer::Answer;
 use super::context::Context;
@@ -68,7 +68,7 @@ impl Events {
         let last = head.headers.get("last-event-id");
         Some(Self {
             _listening: streams.listen(&id)?,
-            watch: Watch::from(streams, id, found.clone()),
+            watch: Watch::patient(streams, id, bond(config), found.clone()),
             feed: Feed::open(last.map(|id| id.to_str().unwrap_or("?")), &found),
             config: config.clone(),
             streams: streams.clone(),
@@ -167,6 +167,7 @@ impl Events {
         Times {
             lifetime: session.lifetime,
             idle: session.idle_timeout.filter(|idle| !idle.is_zero()),
+            bond: bond(&self.config),
         }
     }
 
@@ -205,6 +206,11 @@ impl Events {
         let data = over(&self.config, why);
         format!("event: ended\ndata: {data}\n\n")
     }
+}
+
+/// A page's session hangs on its token when any route shows it.
+fn bond(config: &Config) -> Bond {
+    Bond::with_token(config.shows_tokens())
 }
 
 /// What `ended` carries: the `reason` that the next request's 401 will have.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::listen::Activity;
 use crate::session::SessionId;
-use crate::streams::{Cut, Seat, Streams};
+use crate::streams::{Bond, Cut, Seat, Streams};
 
 /// An HTTP/2 connection without streams is closed after this.
 const H2_IDLE: Duration = Duration::from_secs(75);
@@ -46,14 +46,19 @@ pub(super) fn header_read(session: &Session) {
 }
 
 /// Notes that the request rides on a session: when that is over, it ends. `None` only where there is no connection of ours.
-pub(super) fn mount(session: &Session, streams: &Streams, id: SessionId) -> Option<Seat> {
+pub(super) fn mount(
+    session: &Session,
+    streams: &Streams,
+    id: SessionId,
+    bond: Bond,
+) -> Option<Seat> {
     let downstream = session.as_downstream();
     let riders = Activity::of(downstream)?.riders();
     if !downstream.is_http2() {
-        return Some(riders.mount(streams, id, None));
+        return Some(riders.mount(streams, id, bond, None));
     }
     let cut = LIMIT.try_with(|this| this.cut.get_or_init(Arc::default).clone());
-    Some(riders.mount(streams, id, Some(cut.ok()?)))
+    Some(riders.mount(streams, id, bond, Some(cut.ok()?)))
 }
 
 /// Sets, or with `None` lifts, the time by which the answer must have begun. Only for requests whose reads are not

@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 
 use crate::config::model::{Config, OnUnauthenticated, SameSite};
 use crate::login::{CallbackError, Start, StartError, Started};
+use crate::metrics::Unauthenticated;
 use crate::pages::{self, Choice, ErrorPage, PageContext};
 use crate::web::cookie;
 use crate::web::fetch;
@@ -138,6 +139,7 @@ pub(super) fn callback_refused(
             (Refusal::ProviderUnavailable { retry_after: SOON }, None)
         }
         CallbackError::StoreUnavailable => (Refusal::StoreUnavailable, None),
+        CallbackError::LoggedOut => (Refusal::Unauthenticated(Unauthenticated::Revoked), None),
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
     let retry = login_url(&ctx.live.config, return_to);

@@ -24,7 +24,7 @@ pub enum Freshness {
 pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> Freshness {
     let life = tokens.expires_at.left(tokens.refreshed_at);
     let left = tokens.expires_at.left(now);
-    if left <= ON_THE_WAY.min(life / 10) {
+    if tokens.usable_until() <= now {
         return Freshness::Expired;
     }
     let window = refresh_before.min(life / 2) / 1000 * (1000 - jitter(tokens.refreshed_at));
@@ -44,9 +44,6 @@ fn jitter(issued: Timestamp) -> u32 {
         .wrapping_mul(0x9E37_79B9_7F4A_7C15);
     u32::try_from((spread >> 32) % 101).unwrap_or(0)
 }
-
-/// Time a request may spend between our decision and the upstream's.
-const ON_THE_WAY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

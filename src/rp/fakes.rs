@@ -23,7 +23,9 @@ use crate::seal::KeyRing;
 use crate::secret::{
     AccessToken, AuthorizationCode, CodeVerifier, IdToken, RefreshToken, SealingKey,
 };
-use crate::session::{Ended, Found, Gone, Lookup, Meta, Session, SessionId, StoreError, Whose};
+use crate::session::{
+    Begun, Ended, Found, Gone, Lookup, Meta, Session, SessionId, StoreError, Whose,
+};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -296,6 +298,8 @@ struct FakeStoreState {
     used: Mutex<HashSet<(String, String)>>,
     /// `sid`s that were ended at the provider.
     forbidden: Mutex<Vec<String>>,
+    /// When a logout of everybody was told.
+    over_at: Mutex<Option<Timestamp>>,
 }
 
 impl FakeStore {
@@ -313,6 +317,20 @@ impl FakeStore {
 
     pub(crate) fn len(&self) -> usize {
         self.0.sessions.lock().len()
+    }
+
+    /// The provider logs everybody out.
+    pub(crate) fn over(&self, told_at: Timestamp) {
+        *self.0.over_at.lock() = Some(told_at);
+    }
+
+    #[expect(clippy::unused_async, reason = "as the store's own")]
+    pub(crate) async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
+        self.up()?;
+        let id = SessionId::generate();
+        let mut sessions = self.0.sessions.lock();
+        sessions.insert(id.expose().to_owned(), Arc::new(session));
+        Ok(id)
     }
 
     fn up(&self) -> Result<(), StoreError> {
@@ -341,12 +359,12 @@ impl Store for FakeStore {
             }))
     }
 
-    async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
-        self.up()?;
-        let id = SessionId::generate();
-        let mut sessions = self.0.sessions.lock();
-        sessions.insert(id.expose().to_owned(), Arc::new(session));
-        Ok(id)
+    async fn begin(&self, session: Session, began_at: Timestamp) -> Result<Begun, StoreError> {
+        if self.0.over_at.lock().is_some_and(|end| began_at <= end) {
+            self.up()?;
+            return Ok(Begun::TooLate);
+        }
+        self.create(session).await.map(Begun::Session)
     }
 
     async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
@@ -375,7 +393,7 @@ impl Store for FakeStore {
         Ok(())
     }
 
-    async fn forbid(&self, whose: Whose<'_>, _: Timestamp) -> Result<(), StoreError> {
+    async fn forbid(&self, whose: Whose<'_>, _: &[&str]) -> Result<(), StoreError> {
         self.up()?;
         let sid = whose.sid.unwrap_or_default().to_owned();
         self.0.forbidden.lock().push(sid);

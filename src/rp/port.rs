@@ -14,7 +14,7 @@ use crate::oidc::{
 };
 use crate::seal::KeyRing;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken};
-use crate::session::{Ended, Lookup, Session, SessionId, Sessions, StoreError, Whose};
+use crate::session::{Begun, Ended, Lookup, Session, SessionId, Sessions, StoreError, Whose};
 
 /// A provider, as login and logout see it. Meaning and errors: [`Provider`].
 pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
@@ -57,10 +57,11 @@ pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
 pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn keys(&self) -> KeyRing;
     fn peek(&self, id: &SessionId) -> impl Future<Output = Result<Lookup, StoreError>> + Send;
-    fn create(
+    fn begin(
         &self,
         session: Session,
-    ) -> impl Future<Output = Result<SessionId, StoreError>> + Send;
+        began_at: Timestamp,
+    ) -> impl Future<Output = Result<Begun, StoreError>> + Send;
     fn delete(
         &self,
         id: &SessionId,
@@ -75,7 +76,7 @@ pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn forbid(
         &self,
         whose: Whose<'_>,
-        issued_at: Timestamp,
+        providers: &[&str],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn used(
         &self,
@@ -154,8 +155,8 @@ impl Store for Sessions {
         Self::peek(self, id).await
     }
 
-    async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
-        Self::create(self, session).await
+    async fn begin(&self, session: Session, began_at: Timestamp) -> Result<Begun, StoreError> {
+        Self::begin(self, session, began_at).await
     }
 
     async fn delete(&self, id: &SessionId) -> Result<Option<Arc<Session>>, StoreError> {
@@ -172,8 +173,8 @@ impl Store for Sessions {
         Self::end_all(self, whose, kind, revoke, ended).await
     }
 
-    async fn forbid(&self, whose: Whose<'_>, issued_at: Timestamp) -> Result<(), StoreError> {
-        Self::forbid(self, whose, issued_at).await
+    async fn forbid(&self, whose: Whose<'_>, providers: &[&str]) -> Result<(), StoreError> {
+        Self::forbid(self, whose, providers).await
     }
 
     async fn used(&self, issuer: &str, jti: &str) -> Result<bool, StoreError> {

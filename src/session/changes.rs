@@ -2,18 +2,36 @@
 //!
 //! A wake-up without a change does no harm, a change without a wake-up would: whoever is in doubt wakes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use super::RecordKey;
 
-/// Who waits for which session. Holds an entry for each session that somebody waits for, and no other.
+/// Who waits for which session.
 #[derive(Clone, Default)]
-pub(super) struct Changes(Arc<Mutex<HashMap<RecordKey, watch::Sender<()>>>>);
+pub(super) struct Changes(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// An entry for each session that somebody waits for, and no other.
+    waiting: Mutex<HashMap<RecordKey, watch::Sender<()>>>,
+    /// What is gathered, once somebody does.
+    lately: Mutex<Option<Lately>>,
+    news: Notify,
+}
+
+/// Sessions that have changed of late, or may have.
+#[derive(Debug, Default)]
+pub struct Lately {
+    keys: HashSet<RecordKey>,
+    all: bool,
+}
 
 /// Waits for changes of one session from its making on.
 pub struct Changed {
@@ -24,7 +42,7 @@ pub struct Changed {
 
 impl Changes {
     pub(super) fn subscribe(&self, key: RecordKey) -> Changed {
-        let receiver = match self.0.lock().entry(key) {
+        let receiver = match self.0.waiting.lock().entry(key) {
             Entry::Occupied(entry) => entry.get().subscribe(),
             Entry::Vacant(entry) => entry.insert(watch::channel(()).0).subscribe(),
         };
@@ -37,16 +55,58 @@ impl Changes {
 
     /// The session was refreshed, deleted, or may have been.
     pub(super) fn wake(&self, key: RecordKey) {
-        if let Some(sender) = self.0.lock().get(&key) {
+        if let Some(sender) = self.0.waiting.lock().get(&key) {
             sender.send_replace(());
         }
+        self.note(|lately| lately.add(key));
     }
 
     /// Nobody knows which sessions have changed.
     pub(super) fn wake_all(&self) {
-        for sender in self.0.lock().values() {
+        for sender in self.0.waiting.lock().values() {
             sender.send_replace(());
         }
+        self.note(Lately::add_all);
+    }
+
+    /// Waits for a change of any session, and gathers for a moment what else changes. For one who asks again and again.
+    pub(super) async fn gather(&self, moment: Duration) -> Lately {
+        self.0.lately.lock().get_or_insert_default();
+        loop {
+            self.0.news.notified().await;
+            sleep(moment).await;
+            let lately = self.0.lately.lock().as_mut().map(std::mem::take);
+            if let Some(lately) = lately.filter(|lately| lately.all || !lately.keys.is_empty()) {
+                return lately;
+            }
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Lately)) {
+        if let Some(lately) = &mut *self.0.lately.lock() {
+            change(lately);
+            self.0.news.notify_one();
+        }
+    }
+}
+
+impl Lately {
+    /// Whether this session is one of them.
+    pub fn has(&self, key: &RecordKey) -> bool {
+        self.all || self.keys.contains(key)
+    }
+
+    fn add(&mut self, key: RecordKey) {
+        if self.keys.len() >= GATHERED {
+            self.add_all();
+        } else if !self.all {
+            self.keys.insert(key);
+        }
+    }
+
+    fn add_all(&mut self) {
+        self.all = true;
+        self.keys = HashSet::new();
     }
 }
 
@@ -63,7 +123,7 @@ impl Changed {
 
 impl Drop for Changed {
     fn drop(&mut self) {
-        let mut waiting = self.changes.0.lock();
+        let mut waiting = self.changes.0.waiting.lock();
         if let Entry::Occupied(entry) = waiting.entry(self.key)
             && entry.get().receiver_count() <= 1
         {
@@ -74,7 +134,7 @@ impl Drop for Changed {
 
 impl std::fmt::Debug for Changes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Changes({} watched)", self.0.lock().len())
+        write!(f, "Changes({} watched)", self.0.waiting.lock().len())
     }
 }
 
@@ -83,6 +143,9 @@ impl std::fmt::Debug for Changed {
         f.write_str("Changed(..)")
     }
 }
+
+/// Changes that are told apart in one moment; more mean all sessions.
+const GATHERED: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +183,35 @@ mod tests {
         changes.wake(key);
         assert!(two.next().now_or_never().is_some());
         drop(two);
-        assert!(changes.0.lock().is_empty());
+        assert!(changes.0.waiting.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_within_a_moment_is_gathered_once_and_within_bounds() {
+        let key = || SessionId::generate().record_key();
+        let (changes, moment) = (Changes::default(), Duration::from_millis(50));
+        let (one, two, three) = (key(), key(), key());
+        changes.wake(one);
+        assert!(
+            changes.gather(moment).now_or_never().is_none(),
+            "nobody gathered then"
+        );
+        changes.wake(one);
+        let gather = changes.gather(moment);
+        let (lately, ()) = tokio::join!(gather, async {
+            sleep(moment / 2).await;
+            changes.wake(two);
+        });
+        assert_eq!(
+            [one, two, three].map(|key| lately.has(&key)),
+            [true, true, false]
+        );
+        assert!(changes.gather(moment).now_or_never().is_none());
+        changes.wake_all();
+        assert!(changes.gather(moment).await.has(&three));
+        for _ in 0..=GATHERED {
+            changes.wake(key());
+        }
+        assert!(changes.gather(moment).await.has(&three), "too many to tell");
     }
 }

@@ -14,6 +14,8 @@ pub struct Whose<'a> {
     pub sid: Option<&'a str>,
     /// `sub`: everything of one user.
     pub subject: Option<&'a str>,
+    /// Names of the providers whose sessions are meant; those of the issuer's others are not. `None` for all of the issuer.
+    pub providers: Option<&'a [&'a str]>,
 }
 
 /// A session that was ended without its cookie.
@@ -36,6 +38,7 @@ impl<'a> Whose<'a> {
             issuer,
             sid: Some(sid),
             subject: None,
+            providers: None,
         }
     }
 
@@ -45,6 +48,7 @@ impl<'a> Whose<'a> {
             issuer,
             sid: None,
             subject: Some(subject),
+            providers: None,
         }
     }
 
@@ -59,7 +63,17 @@ impl<'a> Whose<'a> {
 
     /// Whether the set may hold others as well, so that each session must be looked at.
     pub(super) fn needs_a_look(&self) -> bool {
-        self.sid.is_some() && self.subject.is_some()
+        self.providers.is_some() || (self.sid.is_some() && self.subject.is_some())
+    }
+
+    /// Names what is remembered of an end at the provider: a logout token is for one client, and its others' logins go on.
+    pub(super) fn note(&self, provider: &str) -> Option<IndexKey> {
+        let (kind, name) = match (self.sid, self.subject) {
+            (Some(sid), _) => (SID, sid),
+            (None, Some(subject)) => (SUBJECT, subject),
+            (None, None) => return None,
+        };
+        Some(IndexKey::of_parts(&[kind, self.issuer, provider, name]))
     }
 
     /// Whether a session is one of them.
@@ -67,6 +81,9 @@ impl<'a> Whose<'a> {
         *self.issuer == *meta.issuer
             && self.sid.is_none_or(|sid| meta.sid.as_deref() == Some(sid))
             && self.subject.is_none_or(|subject| *meta.subject == *subject)
+            && self
+                .providers
+                .is_none_or(|names| names.contains(&&*meta.provider))
     }
 }
 
@@ -80,11 +97,15 @@ impl std::fmt::Debug for Whose<'_> {
 }
 
 impl IndexKey {
-    /// Each part with its length before it: two sets never get one name.
     pub(super) fn new(kind: &str, issuer: &str, value: &str) -> Self {
+        Self::of_parts(&[kind, issuer, value])
+    }
+
+    /// Each part with its length before it: two sets never get one name.
+    fn of_parts(parts: &[&str]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(b"daypass index v1\0");
-        for part in [kind, issuer, value] {
+        for part in parts {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }
@@ -135,6 +156,10 @@ mod tests {
             key(SID, "https://a.example1", ""),
             key(SID, "", "https://a.example1"),
         ];
+        let note = |whose: Whose<'_>, provider| whose.note(provider).map(|note| *note.as_bytes());
+        let whose = Whose::sid("https://a.example", "1");
+        let notes = [note(whose, "one"), note(whose, "two")].map(|note| note.unwrap());
+        let names = [&names[..], &notes].concat();
         for (at, name) in names.iter().enumerate() {
             assert!(!names[..at].contains(name), "{at}");
         }
@@ -167,6 +192,22 @@ mod tests {
                 Whose {
                     subject: Some("bob"),
                     ..Whose::sid(issuer, "sid-1")
+                },
+                false,
+            ),
+            (
+                "its user at its provider",
+                Whose {
+                    providers: Some(&["other", "provider"]),
+                    ..Whose::subject(issuer, "alice")
+                },
+                true,
+            ),
+            (
+                "its user at another client",
+                Whose {
+                    providers: Some(&["other"]),
+                    ..Whose::subject(issuer, "alice")
                 },
                 false,
             ),

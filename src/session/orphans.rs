@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use super::{RecordKey, Session};
 use crate::metrics::LogoutKind;
 
-/// A session that is over, whose tokens are to be revoked by whoever gets it from [`next_orphan`].
+/// A session that is over, whose tokens are to be revoked by whoever gets it from [`next_orphan_until`].
 ///
-/// [`next_orphan`]: super::Sessions::next_orphan
+/// [`next_orphan_until`]: super::Sessions::next_orphan_until
 #[derive(Debug)]
 pub struct Orphan {
     /// Which one it was.

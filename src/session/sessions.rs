@@ -14,8 +14,8 @@ use super::orphans::Orphans;
 use super::redis::wanted_ttl;
 use super::seen::{Last, Seen};
 use super::{
-    CommitAnswer, EndAnswer, Gone, Lease, LeaseAnswer, Lookup, Meta, RecordKey, Session, SessionId,
-    StoreError, Tokens,
+    Begun, CommitAnswer, EndAnswer, Gone, Lately, Lease, LeaseAnswer, Lookup, Meta, RecordKey,
+    Session, SessionId, StoreError, Tokens,
 };
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
@@ -162,12 +162,12 @@ impl Sessions {
         self.find(id, false).await
     }
 
-    /// Stores a new session under a fresh id. The id leads nowhere when the provider has logged the user out while the
-    /// login was under way.
+    /// Stores the session that a login made under a fresh id, unless the provider has logged the user out since the login
+    /// began.
     ///
     /// # Errors
     /// [`StoreError`]; then there is no session.
-    pub async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
+    pub async fn begin(&self, session: Session, began_at: Timestamp) -> Result<Begun, StoreError> {
         let id = SessionId::generate();
         let key = id.record_key();
         let now = self.now();
@@ -189,8 +189,12 @@ impl Sessions {
                 self.met(key, &session, settings.idle.map(|idle| now.plus(idle)));
             }
         }
-        self.end_if_over(&id, &session).await?;
-        Ok(id)
+        // Asked after the session can be found, so that a logout either sees it or is seen.
+        if self.is_over(&session, began_at).await? {
+            self.delete(&id).await?;
+            return Ok(Begun::TooLate);
+        }
+        Ok(Begun::Session(id))
     }
 
     /// Deletes a session and returns what it was (for revocation and `id_token_hint`).
@@ -339,6 +343,11 @@ impl Sessions {
     /// Wakes whoever holds the answer when the session is refreshed, deleted, or may have been.
     pub fn watch(&self, id: &SessionId) -> Changed {
         self.0.changes.subscribe(id.record_key())
+    }
+
+    /// Which sessions have changed, or may have: waits until one has, and a moment longer. For one who asks again and again.
+    pub async fn changed(&self, moment: Duration) -> Lately {
+        self.0.changes.gather(moment).await
     }
 
     /// Is the store there? For readiness and `check --online`.

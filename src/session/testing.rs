@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Session, Tokens, bearer};
+use super::{Begun, Orphan, Session, SessionId, Sessions, StoreError, Tokens, bearer};
 use crate::clock::Timestamp;
 use crate::config::model;
 use crate::secret::{AccessToken, IdToken, RefreshToken, SealingKey, StoreUrl};
@@ -50,6 +50,24 @@ pub(crate) fn session_at(now: Timestamp) -> Session {
 /// A session that began at [`START`].
 pub(crate) fn session() -> Session {
     session_at(START)
+}
+
+impl Sessions {
+    /// Makes a session of a login that no logout was too late for.
+    pub(crate) async fn create(&self, session: Session) -> Result<SessionId, StoreError> {
+        match self
+            .begin(session, Timestamp::from_millis(i64::MAX))
+            .await?
+        {
+            Begun::Session(id) => Ok(id),
+            Begun::TooLate => unreachable!("it began after everything"),
+        }
+    }
+
+    /// Waits for an orphan however long it takes.
+    pub(crate) async fn next_orphan(&self) -> Option<Orphan> {
+        self.next_orphan_until(std::future::pending()).await
+    }
 }
 
 /// A configuration with the given store.

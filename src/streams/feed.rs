@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::session::Found;
 
+use super::Bond;
+
 /// What a page is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -21,6 +23,8 @@ pub struct Times {
     pub lifetime: Duration,
     /// The idle time-out.
     pub idle: Option<Duration>,
+    /// What the session hangs on.
+    pub bond: Bond,
 }
 
 /// What a page knows.
@@ -118,15 +122,15 @@ impl Known {
 /// When each of the session's ends is announced.
 fn notices(found: &Found, times: Times) -> impl Iterator<Item = Timestamp> {
     let before = |end: Timestamp, whole: Duration| end.minus(NOTICE.min(whole / 5));
-    let (session, tokens) = (&found.session, &found.session.tokens);
+    let session = &found.session;
     let lifetime = before(session.expires_at, times.lifetime);
     let idle = found.idle_expires_at.zip(times.idle);
     let idle = idle.map(|(end, whole)| before(end, whole));
-    // Without a refresh token the access token is the last.
-    let token = tokens.refresh.is_none().then(|| {
-        let whole = tokens.expires_at.left(tokens.refreshed_at);
-        before(tokens.expires_at, whole)
-    });
+    let token = match times.bond {
+        Bond::Session => None,
+        Bond::Token => session.last_token_ends(),
+    };
+    let token = token.map(|end| before(end, end.left(session.tokens.refreshed_at)));
     [Some(lifetime), idle, token].into_iter().flatten()
 }
 
@@ -143,6 +147,7 @@ mod tests {
     const TIMES: Times = Times {
         lifetime: Duration::from_secs(12 * 3600),
         idle: Some(Duration::from_secs(3600)),
+        bond: Bond::Token,
     };
 
     fn found(generation: u64, idle_left: u64) -> Found {
@@ -235,6 +240,7 @@ mod tests {
         let short = Times {
             lifetime: Duration::from_secs(20),
             idle: None,
+            bond: Bond::Token,
         };
         assert_eq!(Feed::next(&over, short, START), Some(after(lifetime - 4)));
         // Without a refresh token the access token's end counts.
@@ -243,8 +249,18 @@ mod tests {
         last.refresh = None;
         session.tokens = Arc::new(last);
         over.session = Arc::new(session);
-        assert_eq!(Feed::next(&over, TIMES, START), Some(after(240)));
+        // It is five minutes good, of which five seconds are for the way.
+        assert_eq!(Feed::next(&over, TIMES, START), Some(after(236)));
         let mut feed = Feed::open(None, &over);
-        assert_eq!(feed.look(&over, TIMES, after(240)), [Kind::Expiring]);
+        assert_eq!(feed.look(&over, TIMES, after(236)), [Kind::Expiring]);
+        // Where no route shows it, it does not matter.
+        let no_token = Times {
+            bond: Bond::Session,
+            ..TIMES
+        };
+        assert_eq!(
+            Feed::next(&over, no_token, START),
+            Some(after(lifetime - 120))
+        );
     }
 }

@@ -14,6 +14,9 @@ use crate::session::{Changed, Found, Gone, Lookup, SessionId};
 pub struct Watch {
     streams: Streams,
     id: SessionId,
+    bond: Bond,
+    /// Waits for the store however long it is silent.
+    patient: bool,
     changed: Changed,
     /// As last found.
     last: Option<Found>,
@@ -23,6 +26,15 @@ pub struct Watch {
     look_at: Instant,
     /// A look is due and has not been finished.
     due: bool,
+}
+
+/// What of the session an answer hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// That it lives.
+    Session,
+    /// That it has a token to show, too: where nothing can renew it, the session ends with it as requests see it.
+    Token,
 }
 
 /// What [`Watch::next`] tells.
@@ -38,13 +50,15 @@ pub enum Step {
 
 impl Watch {
     /// Follows the session from here on. Whoever asks learns at once how it stands.
-    pub fn new(streams: &Streams, id: SessionId) -> Self {
+    pub fn new(streams: &Streams, id: SessionId, bond: Bond) -> Self {
         let now = Instant::now();
         Self {
             // Before the first look, or a change in between would go unnoticed.
             changed: streams.0.sessions.watch(&id),
             streams: streams.clone(),
             id,
+            bond,
+            patient: false,
             last: None,
             good_at: now,
             look_at: now,
@@ -52,10 +66,12 @@ impl Watch {
         }
     }
 
-    /// As [`new`](Self::new), for a session that was found just now.
-    pub fn from(streams: &Streams, id: SessionId, found: Found) -> Self {
-        let mut watch = Self::new(streams, id);
+    /// As [`new`](Self::new), of a session that was found just now, for an answer with nothing in it that an outage of the
+    /// store would forbid to tell: it goes on until the session is known to be over.
+    pub fn patient(streams: &Streams, id: SessionId, bond: Bond, found: Found) -> Self {
+        let mut watch = Self::new(streams, id, bond);
         watch.last = Some(found);
+        watch.patient = true;
         watch
     }
 
@@ -99,6 +115,9 @@ impl Watch {
         self.due = false;
         let (now, at) = (shared.clock.now(), Instant::now());
         match looked {
+            Ok(Lookup::Found(found)) if self.bond.end(&found) <= now => {
+                Some(Step::Over(StreamEnd::Expired))
+            }
             Ok(Lookup::Found(found)) => {
                 if found.stale {
                     // Served on, as requests are; but the store has not told anything.
@@ -115,16 +134,20 @@ impl Watch {
                 if self
                     .last
                     .as_ref()
-                    .is_some_and(|last| now >= last.session.expires_at)
+                    .is_some_and(|last| now >= self.bond.end(last))
                 {
                     // That needs no store to be told.
                     return Some(Step::Over(StreamEnd::Expired));
                 }
                 let patience_ends = self.good_at + self.streams.patience();
-                if at >= patience_ends {
+                self.look_at = if at < patience_ends {
+                    (at + RETRY).min(patience_ends)
+                } else if self.patient {
+                    // When the store is back it says so; many wait for it together.
+                    at + self.unasked(self.last.as_ref())
+                } else {
                     return Some(Step::Over(StreamEnd::StoreUnavailable));
-                }
-                self.look_at = (at + RETRY).min(patience_ends);
+                };
                 None
             }
         }
@@ -132,18 +155,19 @@ impl Watch {
 
     /// When a session that was found now is looked at again, unless it changes before.
     fn next_look(&self, found: &Found, now: Timestamp, at: Instant) -> Instant {
-        let ends = found
-            .idle_expires_at
-            .map_or(found.session.expires_at, |idle| {
-                idle.min(found.session.expires_at)
-            });
-        // Half of the patience, so that a store that falls silent is noticed before it runs out; a little less for some,
-        // for many are looked at together after an outage.
-        let spread = u32::try_from(found.session.created_at.as_millis().rem_euclid(256));
-        let unasked = self.streams.patience() / 2048 * (1024 - spread.unwrap_or(0));
+        let end = self.bond.end(found);
+        let ends = found.idle_expires_at.map_or(end, |idle| idle.min(end));
         // A moment late, for a store's clock is not ours.
         let left = ends.left(now).saturating_add(LATE);
-        at + left.min(unasked.max(RETRY)).max(LATE)
+        at + left.min(self.unasked(Some(found))).max(LATE)
+    }
+
+    /// Pause between looks that nobody asked for: half of the patience, so that a store that falls silent is noticed before
+    /// it runs out; a little less for some, for many are looked at together after an outage.
+    fn unasked(&self, found: Option<&Found>) -> Duration {
+        let spread = found.map_or(0, |found| found.session.created_at.as_millis());
+        let spread = u32::try_from(spread.rem_euclid(256)).unwrap_or(0);
+        (self.streams.patience() / 2048 * (1024 - spread)).max(RETRY)
     }
 
     /// The store may know less than we do: a process that has met many sessions has forgotten this one.
@@ -157,6 +181,23 @@ impl Watch {
             }
             (Gone::Unknown | Gone::Revoked, _) => StreamEnd::Revoked,
         }
+    }
+}
+
+impl Bond {
+    /// Of an answer that comes of a token, or of none.
+    pub fn with_token(shown: bool) -> Self {
+        if shown { Self::Token } else { Self::Session }
+    }
+
+    /// When it ends by itself, used or not.
+    fn end(self, found: &Found) -> Timestamp {
+        let session = &found.session;
+        let token = match self {
+            Self::Session => None,
+            Self::Token => session.last_token_ends(),
+        };
+        token.map_or(session.expires_at, |end| end.min(session.expires_at))
     }
 }
 

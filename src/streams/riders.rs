@@ -1,19 +1,20 @@
 //! Holds the requests that ride on a session over one connection, and cuts off those whose session is over.
 //!
 //! Every forwarded request with a session is noted here, which costs two short locks; only one that is still there when
-//! the connection has been looked at twice, or says that it will last, gets a watch of its own.
+//! the connection has been looked at twice, or when its session changes, or says that it will last, gets a watch of its own.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::{Step, Streams, Watch};
+use super::{Bond, Step, Streams, Watch};
 use crate::metrics::StreamEnd;
-use crate::session::SessionId;
+use crate::session::{Lately, SessionId};
 
 /// What rides over one connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +40,7 @@ struct Rides {
 struct Ride {
     number: u64,
     id: SessionId,
+    bond: Bond,
     /// Of its HTTP/2 stream; without one it is the connection that is cut.
     cut: Option<Arc<Cut>>,
     /// It was there at the last look.
@@ -48,6 +50,11 @@ struct Ride {
     /// Looks since it was cut off.
     overdue: u8,
 }
+
+/// The connections that requests with a session have come over, by their places in memory: one that is held here weakly
+/// keeps its place.
+#[derive(Debug, Default)]
+pub(super) struct Register(Mutex<HashMap<usize, Weak<Connection>>>);
 
 /// Tells whoever serves a request that its session is over.
 #[derive(Debug, Default)]
@@ -82,19 +89,28 @@ impl Cut {
 
 impl Riders {
     /// Notes a request that rides on the session; `cut` is its stream's, if it is not alone on the connection.
-    pub fn mount(&self, streams: &Streams, id: SessionId, cut: Option<Arc<Cut>>) -> Seat {
+    pub fn mount(
+        &self,
+        streams: &Streams,
+        id: SessionId,
+        bond: Bond,
+        cut: Option<Arc<Cut>>,
+    ) -> Seat {
         if cut.is_none() {
             self.0.mounted.store(true, Ordering::Release);
         }
         let mut rides = self.0.rides.lock();
         if rides.streams.is_none() {
             rides.streams = Some(streams.clone());
+            // Once in the life of a connection.
+            streams.0.connections.enter(&self.0);
         }
         rides.count += 1;
         let number = rides.count;
         let ride = Some(Ride {
             number,
             id,
+            bond,
             cut,
             looked: false,
             watch: None,
@@ -138,6 +154,23 @@ impl Riders {
         heeded
     }
 
+    /// Watches from now on what rides on sessions that have changed.
+    pub(super) fn attend(&self, lately: &Lately) {
+        let mut rides = self.0.rides.lock();
+        let Rides { streams, slots, .. } = &mut *rides;
+        let Some(streams) = streams else {
+            return;
+        };
+        for (slot, ride) in slots.iter_mut().enumerate() {
+            if let Some(ride) = ride
+                && ride.ended.is_none()
+                && lately.has(&ride.id.record_key())
+            {
+                self.watch(streams, slot, ride);
+            }
+        }
+    }
+
     /// Whether the connection's one request has been cut off; if not, the task is woken when it is.
     pub fn poll_cut(&self, cx: &mut Context<'_>) -> bool {
         self.0.mounted.load(Ordering::Acquire) && self.0.cut.poll(cx)
@@ -152,7 +185,7 @@ impl Riders {
         if ride.watch.is_some() {
             return;
         }
-        let mut watch = Watch::new(streams, ride.id.clone());
+        let mut watch = Watch::new(streams, ride.id.clone(), ride.bond);
         let (riders, streams, number) = (self.clone(), streams.clone(), ride.number);
         // Ends with the ride: the seat aborts it.
         let task = tokio::spawn(async move {
@@ -178,6 +211,29 @@ impl Riders {
         ride.ended = Some(why);
         streams.0.metrics.stream_closed(why);
         ride.cut.as_deref().unwrap_or(&self.0.cut).make();
+    }
+}
+
+impl Register {
+    fn enter(&self, connection: &Arc<Connection>) {
+        let place = Arc::as_ptr(connection).addr();
+        self.0.lock().insert(place, Arc::downgrade(connection));
+    }
+
+    /// Those that are open.
+    pub(super) fn all(&self) -> Vec<Riders> {
+        let connections = self.0.lock();
+        let open = connections.values().filter_map(Weak::upgrade);
+        open.map(Riders).collect()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(streams) = self.rides.get_mut().streams.take() {
+            let place = std::ptr::from_ref(self).addr();
+            streams.0.connections.0.lock().remove(&place);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ async fn over(watch: &mut Watch) -> StreamEnd {
 async fn a_logout_is_noticed_at_once_and_a_refresh_is_none() {
     let rig = rig();
     let id = rig.session().await;
-    let mut watch = Watch::new(&rig.streams, id.clone());
+    let mut watch = Watch::new(&rig.streams, id.clone(), Bond::Token);
     assert_eq!(lives(&mut watch).await.session.generation, 0);
     assert!(watch.next(None).now_or_never().is_none(), "nothing to tell");
     let lease = match rig.sessions.lease(&id, 0).await.unwrap() {
@@ -97,7 +97,7 @@ async fn a_logout_is_noticed_at_once_and_a_refresh_is_none() {
 async fn an_end_before_the_first_look_is_noticed() {
     let rig = rig();
     let id = rig.session().await;
-    let mut watch = Watch::new(&rig.streams, id.clone());
+    let mut watch = Watch::new(&rig.streams, id.clone(), Bond::Token);
     rig.sessions.delete(&id).await.unwrap();
     assert_eq!(over(&mut watch).await, StreamEnd::Revoked);
 }
@@ -107,7 +107,7 @@ async fn an_open_stream_is_no_use_and_requests_are() {
     // The idle time-out is an hour.
     let rig = rig();
     let id = rig.session().await;
-    let mut watch = Watch::new(&rig.streams, id.clone());
+    let mut watch = Watch::new(&rig.streams, id.clone(), Bond::Token);
     lives(&mut watch).await;
     rig.pass(Duration::from_secs(3500)).await;
     // Another request of the same browser.
@@ -131,7 +131,7 @@ async fn the_lifetime_ends_what_is_in_use() {
     let mut session = session_at(START);
     session.expires_at = START.plus(Duration::from_secs(90));
     let id = rig.sessions.create(session).await.unwrap();
-    let mut watch = Watch::new(&rig.streams, id);
+    let mut watch = Watch::new(&rig.streams, id, Bond::Token);
     lives(&mut watch).await;
     let limit = Instant::now() + Duration::from_secs(5);
     assert!(matches!(watch.next(Some(limit)).await, Step::Quiet));
@@ -140,15 +140,35 @@ async fn the_lifetime_ends_what_is_in_use() {
     assert_eq!(over(&mut watch).await, StreamEnd::Expired);
 }
 
+/// REFRESH-29
+#[tokio::test(start_paused = true)]
+async fn without_a_refresh_token_what_shows_the_token_ends_with_it() {
+    let rig = rig();
+    let mut session = session_at(START);
+    let mut last = tokens(0, START);
+    last.refresh = None;
+    session.tokens = Arc::new(last);
+    let id = rig.sessions.create(session).await.unwrap();
+    let mut shows = Watch::new(&rig.streams, id.clone(), Bond::Token);
+    let mut shows_none = Watch::new(&rig.streams, id, Bond::Session);
+    lives(&mut shows).await;
+    // Five seconds before its end it is shown no more.
+    rig.pass(Duration::from_secs(294)).await;
+    lives(&mut shows).await;
+    rig.pass(Duration::from_millis(1050)).await;
+    assert_eq!(over(&mut shows).await, StreamEnd::Expired);
+    lives(&mut shows_none).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_what_lasts_is_watched() {
     let rig = rig();
     let riders = Riders::default();
     let id = rig.session().await;
-    drop(riders.mount(&rig.streams, id.clone(), None));
+    drop(riders.mount(&rig.streams, id.clone(), Bond::Token, None));
     assert!(riders.look() && riders.look());
 
-    let seat = riders.mount(&rig.streams, id.clone(), None);
+    let seat = riders.mount(&rig.streams, id.clone(), Bond::Token, None);
     assert!(riders.look(), "once is not twice");
     rig.sessions.delete(&id).await.unwrap();
     advance(Duration::from_secs(1)).await;
@@ -164,13 +184,50 @@ async fn only_what_lasts_is_watched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_open_when_its_session_ends_is_cut_off_however_new_it_is() {
+    let rig = rig();
+    let attending = rig.streams.clone();
+    let attending = tokio::spawn(async move { attending.attend().await });
+    tokio::task::yield_now().await;
+    let (over, other) = (rig.session().await, rig.session().await);
+    let (riders, neighbour) = (Riders::default(), Riders::default());
+    let seat = riders.mount(&rig.streams, over.clone(), Bond::Token, None);
+    let stays = neighbour.mount(&rig.streams, other, Bond::Token, None);
+    rig.sessions.delete(&over).await.unwrap();
+    // Let in before the end, and on its way to its place.
+    let late = riders.mount(
+        &rig.streams,
+        over,
+        Bond::Token,
+        Some(Arc::new(Cut::default())),
+    );
+    for _ in 0..10 {
+        tokio::time::sleep(MOMENT / 5).await;
+    }
+    assert_eq!(
+        [&seat, &late, &stays].map(Seat::ended),
+        [Some(StreamEnd::Revoked), Some(StreamEnd::Revoked), None]
+    );
+    assert_eq!(rig.streams.0.connections.all().len(), 2);
+    drop((seat, late, stays, riders, neighbour));
+    tokio::task::yield_now().await;
+    assert!(rig.streams.0.connections.all().is_empty(), "nobody is kept");
+    attending.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_hits_only_the_one_it_is_meant_for() {
     let rig = rig();
     let riders = Riders::default();
     let (one, two) = (rig.session().await, rig.session().await);
     let cuts = [Arc::new(Cut::default()), Arc::new(Cut::default())];
-    let first = riders.mount(&rig.streams, one.clone(), Some(cuts[0].clone()));
-    let second = riders.mount(&rig.streams, two, Some(cuts[1].clone()));
+    let first = riders.mount(
+        &rig.streams,
+        one.clone(),
+        Bond::Token,
+        Some(cuts[0].clone()),
+    );
+    let second = riders.mount(&rig.streams, two, Bond::Token, Some(cuts[1].clone()));
     first.watch();
     second.watch();
     rig.sessions.delete(&one).await.unwrap();
@@ -186,7 +243,7 @@ async fn a_cut_hits_only_the_one_it_is_meant_for() {
     );
     // The next one in its place is another.
     drop(first);
-    let third = riders.mount(&rig.streams, rig.session().await, None);
+    let third = riders.mount(&rig.streams, rig.session().await, Bond::Token, None);
     assert_eq!(third.ended(), None);
 }
 
@@ -221,7 +278,7 @@ async fn an_outage_of_the_store_ends_nothing_until_patience_does() {
     let patience = Duration::from_secs(3);
     let rig = rig_in(&redis, patience);
     let id = rig.session().await;
-    let mut watch = Watch::new(&rig.streams, id);
+    let mut watch = Watch::new(&rig.streams, id, Bond::Token);
     lives(&mut watch).await;
     // Back in time.
     redis.signal("STOP");
@@ -241,12 +298,53 @@ async fn an_outage_of_the_store_ends_nothing_until_patience_does() {
     );
 }
 
+/// A page that listens is told nothing that an outage would forbid, and of no end that is none.
+#[tokio::test]
+async fn who_is_patient_waits_for_the_store_however_long_it_takes() {
+    let mut redis = crate::session::testing::RedisServer::start();
+    let patience = Duration::from_secs(1);
+    let rig = rig_in(&redis, patience);
+    let id = rig.session().await;
+    let Lookup::Found(found) = rig.sessions.peek(&id).await.unwrap() else {
+        panic!("just made");
+    };
+    let mut watch = Watch::patient(&rig.streams, id.clone(), Bond::Session, found);
+    let mut strict = Watch::new(&rig.streams, id.clone(), Bond::Session);
+    lives(&mut watch).await;
+    lives(&mut strict).await;
+    redis.signal("STOP");
+    assert_eq!(over(&mut strict).await, StreamEnd::StoreUnavailable);
+    let limit = Instant::now() + patience * 2;
+    loop {
+        match watch.next(Some(limit)).await {
+            Step::Lives(_) => {}
+            Step::Quiet => break,
+            Step::Over(why) => panic!("{why:?}"),
+        }
+    }
+    redis.signal("CONT");
+    lives(&mut watch).await;
+    rig.sessions.delete(&id).await.unwrap();
+    assert_eq!(over(&mut watch).await, StreamEnd::Revoked);
+    // What is over by the clock needs no store to tell.
+    let id = rig.session().await;
+    let Lookup::Found(found) = rig.sessions.peek(&id).await.unwrap() else {
+        panic!("just made");
+    };
+    let mut watch = Watch::patient(&rig.streams, id, Bond::Session, found);
+    lives(&mut watch).await;
+    redis.kill();
+    rig.clock.advance(Duration::from_secs(13 * 3600));
+    watch.look_now();
+    assert_eq!(over(&mut watch).await, StreamEnd::Expired);
+}
+
 #[tokio::test]
 async fn a_lifetime_that_is_over_needs_no_store_to_tell() {
     let mut redis = crate::session::testing::RedisServer::start();
     let rig = rig_in(&redis, Duration::from_secs(60));
     let id = rig.session().await;
-    let mut watch = Watch::new(&rig.streams, id);
+    let mut watch = Watch::new(&rig.streams, id, Bond::Token);
     lives(&mut watch).await;
     redis.kill();
     rig.clock.advance(Duration::from_secs(13 * 3600));

@@ -135,6 +135,14 @@ pub fn cross_site(
     }
 }
 
+/// Whether nothing tells where a request for a page comes from. An old browser may be sent here from anywhere by a link
+/// with `referrerpolicy="no-referrer"`, as may a new one to an origin that is not trustworthy, which gets no Fetch Metadata;
+/// scripts ask for no pages.
+pub fn may_come_from_anywhere(headers: &HeaderMap) -> bool {
+    let told = [SEC_FETCH_SITE, ORIGIN, REFERER];
+    !told.iter().any(|name| headers.contains_key(name)) && prefers_html(headers)
+}
+
 /// The value of a field that may stand once; given more often it is a value that equals nothing.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let mut values = headers.get_all(name).iter();

@@ -2,6 +2,7 @@
 
 mod real;
 mod replicas;
+mod several;
 mod told;
 
 use std::time::{Duration, Instant};
@@ -297,7 +298,18 @@ async fn another_site_cannot_sign_anyone_out_but_may_ask() {
         assert!(local.header_all("set-cookie").is_empty(), "{row}");
         assert!(stage.knows(&client).await, "{row}");
     }
+    // An old browser can be sent here without a word of where from.
+    let link = client.get(stage.url("/oauth2/logout?redirect=%2Fpublic%2Fbye"));
+    let page = go(link.header("accept", "text/html")).await;
+    assert_eq!((page.status, page.location()), (200, None));
+    assert!(Form::first(&page).expect("a form").post);
+    assert!(stage.knows(&client).await);
     assert_eq!(stage.provider.count(Endpoint::Revoke), 0);
+    // A script can not.
+    let script = stage.signed_in().await;
+    let out = go(script.get(stage.url("/oauth2/logout"))).await;
+    assert_eq!(out.status, 303);
+    assert!(!stage.knows(&script).await);
     // The page's own form works: a browser says that it comes from here.
     let link = client
         .get(stage.url("/oauth2/logout?redirect=%2Fpublic%2Fbye"))

@@ -16,7 +16,10 @@ pub(in crate::logout) struct World {
 }
 
 pub(in crate::logout) fn world(names: &[&str]) -> World {
-    let models: Vec<_> = names.iter().map(|name| fakes::provider(name)).collect();
+    world_of(names.iter().map(|name| fakes::provider(name)).collect())
+}
+
+pub(in crate::logout) fn world_of(models: Vec<model::Provider>) -> World {
     let config = fakes::config(models.iter().cloned().map(Arc::new).collect());
     let providers: Vec<_> = models.into_iter().map(FakeIdp::new).collect();
     let (clock, store) = (ManualClock::at(NOW), FakeStore::default());

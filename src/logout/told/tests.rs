@@ -1,7 +1,7 @@
 //! Shows what a provider can end by saying so, and what it cannot.
 
 use super::*;
-use crate::logout::flow::tests::{World, world};
+use crate::logout::flow::tests::{World, world, world_of};
 use crate::oidc::CallError;
 use crate::rp::fakes;
 
@@ -68,6 +68,29 @@ async fn a_good_token_ends_its_sessions_once() {
         .back_channel(&token)
         .await
         .expect("nothing to end is fine");
+}
+
+/// Back-Channel Logout §2.4: the token's audience is one client.
+#[tokio::test]
+async fn a_token_ends_the_sessions_of_its_client_only() {
+    // Two clients at one issuer, and a second way in for the first.
+    let issuer = "https://provider.example";
+    let mut models = ["provider", "other", "again"].map(fakes::provider);
+    for model in &mut models {
+        model.issuer = issuer.into();
+    }
+    models[1].client_id = "blog".into();
+    let world = world_of(models.into());
+    let mut ids = Vec::new();
+    for provider in ["provider", "other", "again"] {
+        let mut session = fakes::session(provider);
+        (session.issuer, session.sid) = (issuer.into(), Some("s1".into()));
+        ids.push(world.store.create(session).await.unwrap());
+    }
+    // The first one takes the token.
+    world.flow.back_channel(&token(issuer)).await.unwrap();
+    let left = [0, 1, 2].map(|at| world.store.get(&ids[at]).is_some());
+    assert_eq!(left, [false, true, false]);
 }
 
 #[tokio::test]

@@ -297,7 +297,8 @@ async fn an_unknown_key_id_is_looked_up_once() {
     assert_eq!(server.received("/jwks").len(), 2);
     for _ in 0..20 {
         let error = check(&foreign).await.unwrap_err();
-        assert!(matches!(error, IdTokenError::Refused(_)), "{error}");
+        // Perhaps the provider has a newer key by now.
+        assert!(matches!(error, IdTokenError::Keys(_)), "{error}");
     }
     assert_eq!(server.received("/jwks").len(), 2, "rate-limited");
     check(es256()).await.unwrap();

@@ -23,8 +23,8 @@ struct Sets {
 /// What the provider's logout tokens said of late; bounded and expiring.
 #[derive(Debug)]
 pub(in crate::session) struct Told {
-    /// Ended there: a login that is under way here comes too late. Until when, and as of when.
-    over: Cache<IndexKey, (Timestamp, i64)>,
+    /// Ended there: a login that is under way here comes too late. Until when it is remembered, and when we were told.
+    over: Cache<IndexKey, (Timestamp, Timestamp)>,
     /// Logout tokens seen, until when.
     used: Cache<IndexKey, Timestamp>,
 }
@@ -103,19 +103,14 @@ impl Default for Told {
 }
 
 impl Told {
-    pub(in crate::session) fn forbid(
-        &self,
-        index: IndexKey,
-        until: Timestamp,
-        issued_at: Timestamp,
-    ) {
-        self.over.insert(index, (until, issued_at.as_secs()));
+    pub(in crate::session) fn forbid(&self, note: IndexKey, until: Timestamp, told_at: Timestamp) {
+        self.over.insert(note, (until, told_at));
     }
 
-    /// As of when (seconds) the set was ended at the provider, if it was of late.
-    pub(in crate::session) fn over(&self, index: &IndexKey, now: Timestamp) -> Option<i64> {
-        let (until, issued_at) = self.over.get(index)?;
-        (now < until).then_some(issued_at)
+    /// When we were told that it was ended at the provider, if it was of late.
+    pub(in crate::session) fn over(&self, note: &IndexKey, now: Timestamp) -> Option<Timestamp> {
+        let (until, told_at) = self.over.get(note)?;
+        (now < until).then_some(told_at)
     }
 
     pub(in crate::session) fn used(&self, token: &IndexKey, now: Timestamp) -> bool {

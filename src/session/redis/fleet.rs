@@ -210,32 +210,32 @@ impl Redis {
         Ok(kinds.find(|known| known.label().as_bytes() == kind))
     }
 
-    /// Remembers that a set was ended at the provider, as of then.
+    /// Remembers what was ended at the provider, and when we were told.
     pub(in crate::session) async fn forbid(
         &self,
-        index: IndexKey,
+        note: IndexKey,
         keep: Duration,
-        issued_at: Timestamp,
+        told_at: Timestamp,
     ) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET")
-            .arg(self.note('x', index))
-            .arg(issued_at.as_secs())
+            .arg(self.note('x', note))
+            .arg(told_at.as_millis())
             .arg("PX")
             .arg(millis(keep));
         let _: (String,) = self.ask(StoreOp::Told, &pipe).await?;
         Ok(())
     }
 
-    /// As of when (seconds) the set was ended at the provider, if it was of late.
+    /// When we were told that it was ended at the provider, if it was of late.
     pub(in crate::session) async fn over(
         &self,
-        index: IndexKey,
-    ) -> Result<Option<i64>, StoreError> {
+        note: IndexKey,
+    ) -> Result<Option<Timestamp>, StoreError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(self.note('x', index));
-        let (issued_at,): (Option<i64>,) = self.ask(StoreOp::Told, &pipe).await?;
-        Ok(issued_at)
+        pipe.cmd("GET").arg(self.note('x', note));
+        let (told_at,): (Option<i64>,) = self.ask(StoreOp::Told, &pipe).await?;
+        Ok(told_at.map(Timestamp::from_millis))
     }
 
     /// Whether a logout token was seen before.

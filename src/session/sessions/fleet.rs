@@ -4,18 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join, try_join_all};
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt as _};
 
 use super::super::index::IndexKey;
 use super::super::orphans::Waiting;
 use super::super::redis::{Cursor, Page, Redis};
-use super::super::{
-    Ended, Gone, Listed, Meta, Orphan, RecordKey, Session, SessionId, StoreError, Whose,
-};
+use super::super::{Ended, Gone, Listed, Meta, Orphan, RecordKey, Session, StoreError, Whose};
 use super::cached::Cached;
 use super::{Sessions, Store};
-use crate::claims::Claim;
 use crate::clock::Timestamp;
 use crate::metrics::LogoutKind;
 
@@ -37,7 +34,7 @@ pub struct Walk<'a> {
 
 impl Sessions {
     /// Ends all sessions that are meant, and tells of each. With `revoke` set, their tokens are to be revoked by whoever
-    /// knows them: see [`next_orphan`](Self::next_orphan).
+    /// knows them: see [`next_orphan_until`](Self::next_orphan_until).
     ///
     /// # Errors
     /// [`StoreError`]: some may be left. Asking again ends the rest.
@@ -98,22 +95,20 @@ impl Sessions {
         }
     }
 
-    /// The provider has ended these sessions as of `issued_at`: a login that was under way then makes none (LOGOUT-12).
-    /// Call it before [`end_all`](Self::end_all), or one may slip through between the two.
+    /// The provider has ended these sessions: a login that is under way now at one of the `providers` named makes none
+    /// (LOGOUT-12). Call it before [`end_all`](Self::end_all), or one may slip through between the two.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn forbid(&self, whose: Whose<'_>, issued_at: Timestamp) -> Result<(), StoreError> {
-        let Some(index) = whose.index() else {
-            return Ok(());
-        };
-        match &self.0.store {
-            Store::Memory(memory) => {
-                memory.told.forbid(index, self.now().plus(LATE), issued_at);
-                Ok(())
+    pub async fn forbid(&self, whose: Whose<'_>, providers: &[&str]) -> Result<(), StoreError> {
+        let now = self.now();
+        for note in providers.iter().filter_map(|name| whose.note(name)) {
+            match &self.0.store {
+                Store::Memory(memory) => memory.told.forbid(note, now.plus(LATE), now),
+                Store::Redis(cached) => cached.redis.forbid(note, LATE, now).await?,
             }
-            Store::Redis(cached) => cached.redis.forbid(index, LATE, issued_at).await,
         }
+        Ok(())
     }
 
     /// Whether a logout token was used before, here or at another replica (LOGOUT-08).
@@ -146,13 +141,19 @@ impl Sessions {
     }
 
     /// The next session that was ended without its cookie and whose tokens this process is to revoke. Waits for it; `None`
-    /// when somebody else waits.
+    /// when none is left and it is `enough`, or when somebody else waits.
     ///
     /// # Cancel safety
-    /// One that is being asked for may be lost; its tokens then end by themselves.
-    pub async fn next_orphan(&self) -> Option<Orphan> {
+    /// One that is being asked for may be lost, its tokens then end by themselves: say `enough` instead.
+    pub async fn next_orphan_until(&self, enough: impl Future<Output = ()>) -> Option<Orphan> {
+        tokio::pin!(enough);
         loop {
-            let (key, session) = match self.0.orphans.next().await? {
+            let next = tokio::select! {
+                biased;
+                next = self.0.orphans.next() => next?,
+                () = &mut enough => return None,
+            };
+            let (key, session) = match next {
                 Waiting::Known(orphan) => return Some(orphan),
                 Waiting::Perhaps(key, session) => (key, session),
             };
@@ -218,38 +219,26 @@ impl Sessions {
         });
     }
 
-    /// Ends a session that was just made when its login came too late: the provider had ended it meanwhile (LOGOUT-12).
-    /// Asked after the session can be found, so that a logout either sees it or is seen.
-    pub(super) async fn end_if_over(
+    /// Whether the provider has ended what a login is about to make, since the login began (LOGOUT-12).
+    pub(super) async fn is_over(
         &self,
-        id: &SessionId,
         session: &Session,
-    ) -> Result<(), StoreError> {
+        began_at: Timestamp,
+    ) -> Result<bool, StoreError> {
         let now = self.now();
-        let over = async |index: Option<IndexKey>| match (index, &self.0.store) {
-            (None, _) => Ok(None),
-            (Some(index), Store::Memory(memory)) => Ok(memory.told.over(&index, now)),
-            (Some(index), Store::Redis(cached)) => cached.redis.over(index).await,
+        let over = async |note: IndexKey| match &self.0.store {
+            Store::Memory(memory) => Ok(memory.told.over(&note, now)),
+            Store::Redis(cached) => cached.redis.over(note).await,
         };
-        let sid = session.sid.as_deref();
-        let sid = sid.and_then(|sid| Whose::sid(&session.issuer, sid).index());
-        let subject = Whose::subject(&session.issuer, &session.subject).index();
-        let (sid, subject) = try_join(over(sid), over(subject)).await?;
-        // The user may sign in again at once; a login that began before the logout is told by its ID token's age.
-        let issued_at = session.claims.get("iat").and_then(Claim::as_i64);
-        let late = subject.is_some_and(|end| issued_at.is_none_or(|issued_at| issued_at <= end));
-        if sid.is_none() && !late {
-            return Ok(());
-        }
-        if let Some(session) = self.delete(id).await? {
-            self.0.orphans.push(Waiting::Known(Orphan {
-                key: id.record_key(),
-                session,
-                kind: LogoutKind::BackChannel,
-                uncounted: true,
-            }));
-        }
-        Ok(())
+        let by_subject = Whose::subject(&session.issuer, &session.subject);
+        let by_sid = session.sid.as_deref();
+        let by_sid = by_sid.map(|sid| Whose::sid(&session.issuer, sid));
+        let whose = by_sid.into_iter().chain([by_subject]);
+        let notes = whose.filter_map(|whose| whose.note(&session.provider));
+        let ends = try_join_all(notes.map(over)).await?;
+        // Both times are of our own clocks. What the provider's say of the code or the ID token does not count: a code of
+        // before the logout may be redeemed after it.
+        Ok(ends.into_iter().flatten().any(|end| began_at <= end))
     }
 }
 
@@ -376,6 +365,6 @@ impl Walk<'_> {
 
 /// Commands under way at once; Redis serves others between any two of them.
 const AT_ONCE: usize = 32;
-/// A login that was begun before a logout may end this long after it.
-const LATE: Duration = Duration::from_secs(5 * 60);
+/// For how long after a logout a code of before it may be redeemed: as long as a code may live (RFC 6749 §4.1.2).
+const LATE: Duration = Duration::from_secs(10 * 60);
 const JTI: &str = "jti";

@@ -51,7 +51,7 @@ async fn an_acl_user_with_the_documented_rights_is_enough_and_a_wrong_password_i
     sessions.create(session.clone()).await.unwrap();
     let whose = Whose::subject(&session.issuer, &session.subject);
     let kind = crate::metrics::LogoutKind::BackChannel;
-    sessions.forbid(whose, now()).await.unwrap();
+    sessions.forbid(whose, &["provider"]).await.unwrap();
     sessions.end_all(whose, kind, true, |_| {}).await.unwrap();
     assert!(
         sessions

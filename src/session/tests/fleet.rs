@@ -140,6 +140,40 @@ async fn a_logout_ends_what_it_means_and_nothing_else() {
     .await;
 }
 
+/// What is said to one client is not said to another at the same issuer.
+#[tokio::test]
+async fn a_logout_ends_the_sessions_of_its_client_only() {
+    both(async |rig: &Rig, store| {
+        let s = &rig.sessions;
+        for by_sid in [true, false] {
+            let mut ids = Vec::new();
+            for provider in ["a", "b", "c"] {
+                let mut session = of("alice", Some("a1"), rig.clock.now());
+                session.provider = provider.into();
+                ids.push(s.create(session).await.unwrap());
+            }
+            let whose = if by_sid {
+                Whose::sid(ISSUER, "a1")
+            } else {
+                Whose::subject(ISSUER, "alice")
+            };
+            let named = Whose {
+                providers: Some(&["a", "c"]),
+                ..whose
+            };
+            assert_eq!(end(s, named, false).await.len(), 2, "{store}: {by_sid}");
+            let alive = [
+                alive(s, &ids[0]).await,
+                alive(s, &ids[1]).await,
+                alive(s, &ids[2]).await,
+            ];
+            assert_eq!(alive, [false, true, false], "{store}: {by_sid}");
+            assert_eq!(end(s, whose, false).await.len(), 1, "{store}: {by_sid}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn one_that_goes_leaves_the_others_reachable() {
     // SESS-09.
@@ -168,38 +202,48 @@ async fn one_that_goes_leaves_the_others_reachable() {
 async fn a_login_that_the_provider_has_ended_meanwhile_makes_no_session() {
     both(async |rig: &Rig, store| {
         let s = &rig.sessions;
-        let now = rig.clock.now();
-        let earlier = now.minus(Duration::from_secs(2));
-        let later = now.plus(Duration::from_secs(2));
-        s.forbid(Whose::sid(ISSUER, "a1"), now).await.unwrap();
-        s.forbid(Whose::subject(ISSUER, "carol"), now)
+        let began_before = rig.clock.now();
+        rig.pass(Duration::from_millis(5)).await;
+        let at = ["provider", "twin"];
+        s.forbid(Whose::sid(ISSUER, "a1"), &at).await.unwrap();
+        s.forbid(Whose::subject(ISSUER, "carol"), &at)
             .await
             .unwrap();
-        for (row, session, want) in [
-            ("that sid", of("alice", Some("a1"), later), false),
-            (
-                "another sid of that user",
-                of("alice", Some("a2"), earlier),
-                true,
-            ),
-            (
-                "signed in before the logout",
-                of("carol", Some("c1"), earlier),
-                false,
-            ),
-            (
-                "signed in again after it",
-                of("carol", Some("c2"), later),
-                true,
-            ),
+        rig.pass(Duration::from_millis(5)).await;
+        let began_after = rig.clock.now();
+        // What the provider says of the ID token's age does not count: a code of before the logout may be redeemed after
+        // it, and somebody may sign in again within the second.
+        let (old, new) = (
+            began_before.minus(Duration::from_secs(30)),
+            began_after.plus(Duration::from_secs(30)),
+        );
+        for (row, (subject, sid), iat, began_at, want) in [
+            ("that sid", ("alice", "a1"), new, began_before, false),
+            ("another sid", ("alice", "a2"), old, began_before, true),
+            ("that user", ("carol", "c1"), new, began_before, false),
+            ("another user", ("dora", "d1"), old, began_before, true),
+            ("that sid again", ("alice", "a1"), old, began_after, true),
+            ("that user again", ("carol", "c2"), old, began_after, true),
         ] {
-            let id = s.create(session).await.unwrap();
-            assert_eq!(alive(s, &id).await, want, "{store}: {row}");
-            if !want {
-                let orphan = s.next_orphan().await.expect("nobody else waits");
-                assert_eq!(orphan.key, id.record_key(), "{store}: {row}");
-                assert!(orphan.uncounted && orphan.kind == LogoutKind::BackChannel);
+            let session = of(subject, Some(sid), iat);
+            match s.begin(session, began_at).await.unwrap() {
+                Begun::Session(id) => {
+                    assert!(want && alive(s, &id).await, "{store}: {row}");
+                }
+                Begun::TooLate => {
+                    assert!(!want, "{store}: {row}");
+                    let left = end(s, Whose::sid(ISSUER, sid), false).await;
+                    assert!(left.is_empty(), "{store}: {row}: nothing is left of it");
+                }
             }
+        }
+        // Of another client at that issuer nothing was said.
+        for (provider, want) in [("another", true), ("twin", false)] {
+            let mut session = of("carol", Some("a1"), old);
+            session.provider = provider.into();
+            let begun = s.begin(session, began_before).await.unwrap();
+            let made = matches!(begun, Begun::Session(_));
+            assert_eq!(made, want, "{store}: {provider}");
         }
     })
     .await;
@@ -262,6 +306,20 @@ async fn memory_hands_over_what_it_ended_and_forgets_whom_it_held() {
         .await
         .unwrap();
     assert_eq!(sessions.indexed(), 1);
+}
+
+#[tokio::test]
+async fn whoever_has_enough_leaves_no_orphan_behind() {
+    let (sessions, clock, _) = memory();
+    for sid in ["a1", "a2"] {
+        let session = of("alice", Some(sid), clock.now());
+        sessions.create(session).await.unwrap();
+    }
+    end(&sessions, Whose::subject(ISSUER, "alice"), true).await;
+    for left in [true, true, false] {
+        let orphan = sessions.next_orphan_until(std::future::ready(())).await;
+        assert_eq!(orphan.is_some(), left);
+    }
 }
 
 #[tokio::test]

@@ -505,3 +505,26 @@ fn cross_site_requests_are_refused() {
         "methods have case, and an unknown one is not safe"
     );
 }
+
+#[test]
+fn a_request_for_a_page_that_says_nothing_may_come_from_anywhere() {
+    let html = ("accept", "text/html,*/*;q=0.8");
+    for (name, fields, want) in [
+        ("an old browser without referrer", &[html][..], true),
+        ("a script", &[("accept", "*/*")], false),
+        ("a program", &[], false),
+        (
+            "a page of ours",
+            &[html, ("referer", "https://shop.example.com/")],
+            false,
+        ),
+        ("Fetch Metadata", &[html, ("sec-fetch-site", "none")], false),
+        ("Origin", &[html, ("origin", "null")], false),
+    ] {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        assert_eq!(may_come_from_anywhere(&headers), want, "{name}");
+    }
+}

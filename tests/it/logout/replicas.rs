@@ -1,7 +1,7 @@
 //! Ends sessions at one replica and looks for them at another.
 
 use daypass_testbed::client::{Client, Response};
-use daypass_testbed::provider::Provider;
+use daypass_testbed::provider::{Endpoint, Provider};
 use daypass_testbed::raw::wait_for;
 use serde_json::json;
 
@@ -290,4 +290,39 @@ async fn an_operator_sees_and_ends_sessions_of_the_whole_fleet() {
             ended.stderr
         );
     }
+}
+
+/// LOGOUT-05: a replica that drains is still the one that knows the tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_only_a_draining_replica_held_is_revoked_all_the_same() {
+    let mut rig = Rig::with(2, |_| {}, |setup| setup);
+    let bystander = signed_in(&rig).await;
+    rig.provider
+        .configure(|settings| settings.user = "john".to_owned());
+    signed_in(&rig).await;
+    let sid = rig.provider.latest_sid();
+    let slow = tokio::spawn(bystander.get(rig.fleet[0].url("/slow?ms=4000")).send());
+    let arrived = wait_for(PATIENCE, || {
+        let requests = rig.echo.requests();
+        let mut slow = requests
+            .iter()
+            .filter(|seen| seen.target.starts_with("/slow"));
+        slow.next().map(drop)
+    });
+    assert!(arrived.is_some());
+    rig.fleet[0].term();
+    let draining = wait_for(PATIENCE, || {
+        let (status, _) = rig.fleet[0].admin_get("/readyz")?;
+        (status == 503).then_some(())
+    });
+    assert!(draining.is_some());
+    let token = token(&rig.provider, &json!({"sid": sid}));
+    assert_eq!(send(&rig, 1, &token).await.status, 200);
+    assert!(rig.provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE));
+    assert_eq!(
+        slow.await.expect("no panic").expect("an answer").status,
+        200
+    );
+    let left = rig.fleet[0].wait_exit(PATIENCE).expect("an end");
+    assert_eq!(left.code(), Some(0));
 }

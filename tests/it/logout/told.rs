@@ -2,7 +2,6 @@
 
 use daypass_testbed::client::{Call, Client, Response};
 use daypass_testbed::provider::{Endpoint, Fault, Provider, Signing};
-use daypass_testbed::raw::wait_for;
 use serde_json::{Value, json};
 
 use super::{PATIENCE, clears};
@@ -249,23 +248,33 @@ async fn a_login_under_way_does_not_outlive_the_logout() {
         let claims = if by_sid {
             json!({"sid": stage.provider.latest_sid()})
         } else {
-            // The ID token is made when the code is redeemed, in this very second or the next.
-            json!({"sub": JANE, "iat": time(&stage.provider) + 30})
+            json!({"sub": JANE})
         };
         let token = stage.provider.logout_token(&claims, &[]);
         assert_eq!(send(&stage, &token).await.status, 200, "{row}");
         stage.provider.forget_requests();
-        go(client.navigate(callback)).await;
+        // The ID token is made now, after the logout token: what counts is when the login began here.
+        let later = json!({"iat": time(&stage.provider) + 30});
+        stage.provider.fault(Endpoint::Token, Fault::Claims(later));
+        let refused = go(client.navigate(callback)).await;
+        assert_eq!(refused.status, 401, "{row}: {}", brief(&refused));
+        assert!(
+            client.jar().find(SESSION).is_none(),
+            "{row}: it would lead nowhere"
+        );
         assert!(!stage.knows(&client).await, "{row}");
         assert!(
             stage.provider.wait_for_count(Endpoint::Revoke, 1, PATIENCE),
             "{row}"
         );
     }
-    let ended = wait_for(PATIENCE, || {
-        (stage.counted("daypass_logouts_total", &[("kind", "back_channel")]) == "2").then_some(())
-    });
-    assert!(ended.is_some());
+    let logins = |result| {
+        let labels = [("provider", "provider"), ("result", result)];
+        stage.counted("daypass_logins_total", &labels)
+    };
+    assert_eq!((&*logins("success"), &*logins("logged_out")), ("0", "2"));
+    // Whoever signs in again is let in, in the same second.
+    stage.signed_in().await;
 }
 
 /// What is not known is no reason to say that it was done.
@@ -292,6 +301,23 @@ async fn without_the_providers_keys_it_is_asked_to_come_again() {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+}
+
+/// Anybody can have the keys fetched again, by a made-up key id. That must not lose a logout by the provider's next key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_key_may_be_newer_than_ours_is_asked_for_again() {
+    let provider = Provider::with(|settings| settings.signing = Signing::Rs256);
+    let stage = Stage::with(provider, |setup| setup);
+    let client = stage.signed_in().await;
+    let claims = json!({"sub": JANE});
+    let made_up = stage.provider.logout_token(&claims, &[Fault::UnknownKey]);
+    assert_refused(&send(&stage, &made_up).await, "made up");
+    stage.provider.rotate_keys(true);
+    let token = stage.provider.logout_token(&claims, &[]);
+    let answer = send(&stage, &token).await;
+    assert_eq!(answer.status, 503, "{}", brief(&answer));
+    assert!(answer.header("retry-after").is_some());
+    assert!(stage.knows(&client).await);
 }
 
 /// LOGOUT-14

@@ -70,6 +70,52 @@ async fn a_logout_ends_event_streams_and_tells_the_upstream() {
     }
 }
 
+/// REFRESH-29: what is open ends with the session that requests see.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_refresh_token_all_that_shows_the_token_ends_with_it() {
+    let provider = Provider::with(|settings| {
+        settings.refresh_tokens = false;
+        settings.access_ttl = Duration::from_secs(4);
+    });
+    let stage = Stage::with(provider, Echo::start(), |setup, upstream| {
+        setup.route_first(
+            json!({"name": "bare", "path_prefix": "/bare", "upstream": upstream,
+            "rewrite_prefix": "/sse", "token": {"kind": "none"}}),
+        )
+    });
+    stage.sign_in().await;
+    let stream = events(&stage, "/sse?ms=20").await;
+    let mut bare = events(&stage, "/bare?ms=20").await;
+    let mut page = events(&stage, "/oauth2/session/events").await;
+    let url = stage.daypass.url("/oauth2/session");
+    let told = stage.client.get(&url).send().await.expect("an answer");
+    assert_eq!(told.status, 200);
+
+    assert!(!rest(stream).await, "cut off in the middle");
+    stage.wait_for_metric(CLOSED, &[("reason", "expired")], 2.0);
+    let mut text = String::new();
+    while let Some(piece) = page.next().await.expect("a proper end") {
+        text.push_str(&String::from_utf8_lossy(&piece));
+    }
+    let (_, last) = text.split_once("event: ended").expect("the end is told");
+    assert!(last.contains(r#""reason":"expired""#), "{text}");
+    for path in ["/oauth2/session", "/oauth2/session/events", "/a"] {
+        let refused = stage.client.get(stage.daypass.url(path));
+        let refused = refused.send().await.expect("an answer");
+        let reason = refused.json()["reason"].clone();
+        assert_eq!((refused.status, reason), (401, json!("expired")), "{path}");
+    }
+    let refresh = stage.client.post(format!("{url}/refresh"));
+    let refresh = refresh.header("sec-fetch-site", "same-origin").send().await;
+    let refresh = refresh.expect("an answer");
+    assert_eq!(
+        (refresh.status, &refresh.json()["reason"]),
+        (401, &json!("expired"))
+    );
+    // Where no token is shown, none is missed.
+    bare.next().await.expect("no error").expect("an event");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_strangers_and_of_other_sessions_go_on() {
     let stage = Stage::signed_in(|setup, upstream| {

@@ -20,9 +20,9 @@ const TOLD: Duration = Duration::from_secs(5);
 struct Fleet {
     replicas: Vec<Daypass>,
     client: Client,
-    _echo: Echo,
+    echo: Echo,
     _redis: Redis,
-    _provider: Provider,
+    provider: Provider,
 }
 
 impl Fleet {
@@ -36,9 +36,9 @@ impl Fleet {
         Self {
             replicas,
             client,
-            _echo: echo,
+            echo,
             _redis: redis,
-            _provider: provider,
+            provider,
         }
     }
 
@@ -69,6 +69,9 @@ impl Fleet {
         assert_eq!(out.expect("an answer").status, 204);
     }
 }
+
+/// Far less than the second or two after which what lasts is watched.
+const AT_ONCE: Duration = Duration::from_millis(700);
 
 /// Everything up to the end, in time; `None` when it ends with an error.
 async fn rest(mut stream: Streaming) -> Option<String> {
@@ -116,4 +119,68 @@ async fn a_logout_at_one_replica_closes_websockets_at_the_other() {
         panic!("no close frame");
     };
     assert_eq!(u16::from(frame.code), 1008);
+}
+
+/// What has only just begun is not watched yet, and ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_opened_just_before_a_logout_elsewhere_ends_at_once() {
+    let fleet = Fleet::signed_in().await;
+    let grpc = fleet.stream(1, "/sse?ms=20&grpc").await;
+    let poll = fleet.client.get(fleet.replicas[0].url("/poll?ms=60000"));
+    let poll = tokio::spawn(poll.via(fleet.replicas[1].public()).send());
+    let seen = wait_for(PATIENCE, || {
+        let requests = fleet.echo.requests();
+        let mut polls = requests
+            .iter()
+            .filter(|seen| seen.target.starts_with("/poll"));
+        polls.next().map(drop)
+    });
+    assert!(seen.is_some());
+    fleet.sign_out_at(0).await;
+    let began = Instant::now();
+    assert!(rest(grpc).await.is_none(), "cut off in the middle");
+    let refused = poll.await.expect("no panic").expect("an answer");
+    assert_eq!(
+        (refused.status, &refused.json()["reason"]),
+        (401, &"revoked".into())
+    );
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+}
+
+/// LOGOUT-09, LOGOUT-14, LOGOUT-17: whoever ends the session, and wherever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_without_the_cookie_ends_streams_at_the_other_replica() {
+    for by in ["back-channel", "front-channel", "operator"] {
+        let fleet = Fleet::signed_in().await;
+        let sid = fleet.provider.latest_sid();
+        let stream = fleet.stream(1, "/sse?ms=20").await;
+        let page = fleet.stream(1, "/oauth2/session/events").await;
+        let here = &fleet.replicas[0];
+        match by {
+            "back-channel" => {
+                let token = fleet
+                    .provider
+                    .logout_token(&serde_json::json!({"sid": sid}), &[]);
+                let to = here.url("/oauth2/logout/backchannel");
+                let sent = fleet.provider.send_logout_token(&to, here.public(), &token);
+                assert_eq!(sent.await.expect("an answer").status, 200);
+            }
+            "front-channel" => {
+                let query: String = form_urlencoded::Serializer::new(String::new())
+                    .extend_pairs([("iss", &fleet.provider.issuer()), ("sid", &sid)])
+                    .finish();
+                let frame = here.url(&format!("/oauth2/logout/frontchannel?{query}"));
+                let sent = Client::new().get(frame).send().await;
+                assert_eq!(sent.expect("an answer").status, 200);
+            }
+            _ => {
+                let words = ["sessions", "revoke", "--sid", &sid, "-c", "daypass.yaml"];
+                let ended = crate::cli::process::run(here.directory(), &words, &[]);
+                assert_eq!(ended.stdout, "ended 1 session\n", "{}", ended.stderr);
+            }
+        }
+        assert!(rest(stream).await.is_none(), "{by}: cut off in the middle");
+        let told = rest(page).await.expect("a proper end");
+        assert!(told.contains(r#""reason":"revoked""#), "{by}: {told}");
+    }
 }

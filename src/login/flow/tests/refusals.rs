@@ -347,3 +347,31 @@ async fn an_answer_of_the_token_endpoint_is_believed_only_when_it_stands() {
         assert_eq!(world.idp.count("token"), 1, "{name}");
     }
 }
+
+/// LOGOUT-12
+#[tokio::test]
+async fn a_login_that_the_provider_has_ended_meanwhile_is_reported_as_such() {
+    let world = world();
+    let (old, _) = world.sign_in(None, None).await;
+    let login = world.begin(None, None).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.store.over(world.flow.clock.now());
+    let query = format!("state={}&code=c", login.state);
+    let result = world.answer(&query, Some(&login.cookie), Some(&old)).await;
+    assert!(
+        matches!(result, Err(CallbackError::LoggedOut)),
+        "{result:?}"
+    );
+    assert_eq!(
+        world.store.len(),
+        1,
+        "the old one, which nothing has replaced"
+    );
+    assert!(world.logins(LoginResult::LoggedOut));
+    world.flow.revoker.drained().await;
+    assert_eq!(world.idp.count("revoke"), 1, "what nobody will use");
+
+    // Signing in again is possible at once.
+    world.clock.advance(Duration::from_millis(1));
+    world.sign_in(Some(&login.cookie), None).await;
+}

@@ -88,6 +88,10 @@ pub struct Callback<'a> {
     pub login_cookie: Option<&'a str>,
     /// The session the browser still has: it dies when the new one is made; a replayed callback returns to it.
     pub old_session: Option<&'a SessionId>,
+    /// Client address, for the rate limit of a login that starts anew.
+    pub client: std::net::IpAddr,
+    /// Whether a person's browser is on its way to a page: nothing else is sent to log in again.
+    pub navigates: bool,
 }
 
 /// A finished login.
@@ -108,6 +112,8 @@ pub enum Finished {
         /// `Location`.
         location: String,
     },
+    /// The answer was to a login under another cookie: a new one has started.
+    Restarted(Started),
 }
 
 /// Why a callback made no session.
@@ -134,6 +140,9 @@ pub enum CallbackError {
     /// The session could not be stored.
     #[error("the session store is unavailable")]
     StoreUnavailable,
+    /// The answer was to a login under another cookie, and no new one could be started.
+    #[error("the login cannot start anew: {0}")]
+    NotRestarted(StartError),
 }
 
 // What travels through the browser (codes, states, cookies, log-in hints) is kept out of `Debug`.
@@ -168,6 +177,7 @@ impl fmt::Debug for Finished {
         f.write_str(match self {
             Self::SignedIn { .. } => "SignedIn(..)",
             Self::Already { .. } => "Already(..)",
+            Self::Restarted(_) => "Restarted(..)",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::answer::{Answer, Outcome};
 use super::cookie::LoginCookie;
 use super::memory::Memory;
-use super::state::{self, Transaction};
+use super::state::{Transaction, Way};
 use super::{Callback, CallbackError, Finished, Start, StartError, Started, redeem};
 use crate::clock::SharedClock;
 use crate::config::model;
@@ -33,6 +33,11 @@ const NO_PROVIDER: &str = "unknown";
 
 impl<P: Idp, S: Store> Flow<P, S> {
     pub(super) async fn start(&self, start: Start<'_>) -> Result<Started, StartError> {
+        self.begin(start, 0).await
+    }
+
+    /// `restarts`: how often this login has started anew already.
+    async fn begin(&self, start: Start<'_>, restarts: u8) -> Result<Started, StartError> {
         let provider = self.chosen(start.provider)?;
         let name = &*provider.config().name;
         let (now, keys) = (self.clock.now(), self.sessions.keys());
@@ -42,7 +47,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             .unwrap_or_else(LoginCookie::fresh);
         if !start.automatic {
             cookie.forgive(now);
-        } else if cookie.loops(now) {
+        } else if cookie.loops(now) || restarts > MAX_RESTARTS {
             self.metrics.login(name, LoginResult::Loop);
             audit::failed(name, LoginResult::Loop, &StartError::Loop);
             return Err(StartError::Loop);
@@ -51,15 +56,15 @@ impl<P: Idp, S: Store> Flow<P, S> {
             .admit(start.client, self.config.limits.logins_per_minute_per_ip)
             .map_err(|retry_after| StartError::RateLimited { retry_after })?;
 
+        let way = Way::new(start.return_to, start.extra.clone(), restarts, now);
         let (extra, max_age) = parameters(start.extra, provider.config());
         let transaction = Transaction::new(
             name,
             &provider.config().issuer,
             self.redirect_uri(start.origin, name),
             max_age,
-            now,
         );
-        let state = transaction.seal(&keys, cookie.binding(), &start.return_to);
+        let state = transaction.seal(&keys, cookie.binding(), &way);
         let request = AuthorizationRequest {
             redirect_uri: &transaction.redirect_uri,
             state: &state,
@@ -89,7 +94,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
         let outcome = match &result {
             // Nobody logged in just now.
             Ok(Finished::Already { .. }) => return result,
+            // What came of it was counted there.
+            Err(CallbackError::NotRestarted(_)) => return result,
             Ok(Finished::SignedIn { .. }) => LoginResult::Success,
+            Ok(Finished::Restarted(_)) => LoginResult::Restarted,
             Err(CallbackError::BadState(_) | CallbackError::NoCookie) => LoginResult::BadState,
             Err(CallbackError::Refused { .. }) => LoginResult::Refused,
             Err(CallbackError::Invalid(_)) => LoginResult::Invalid,
@@ -97,8 +105,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
             Err(CallbackError::StoreUnavailable) => LoginResult::StoreUnavailable,
         };
         self.metrics.login(&provider, outcome);
-        if let Err(error) = &result {
-            audit::failed(&provider, outcome, error);
+        match &result {
+            Err(error) => audit::failed(&provider, outcome, error),
+            Ok(Finished::Restarted(_)) => audit::failed(&provider, outcome, &bad(FOREIGN)),
+            Ok(_) => {}
         }
         result
     }
@@ -107,7 +117,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
     /// the target was checked to be ours when it was sealed.
     pub(super) fn retry_target(&self, query: &str) -> Option<String> {
         let answer = Answer::parse(query).ok()?;
-        state::return_target(&self.sessions.keys(), &answer.state)
+        Way::open(&self.sessions.keys(), &answer.state).map(|way| way.return_to)
     }
 
     /// The order matters: nothing is believed before `state` opened, nothing is asked of the provider before it is
@@ -119,22 +129,27 @@ impl<P: Idp, S: Store> Flow<P, S> {
     ) -> Result<Finished, CallbackError> {
         let (now, keys) = (self.clock.now(), self.sessions.keys());
         let answer = Answer::parse(callback.query).map_err(CallbackError::BadState)?;
-        let Some(return_to) = state::return_target(&keys, &answer.state) else {
-            return Err(CallbackError::BadState("state is not ours"));
+        let Some(way) = Way::open(&keys, &answer.state) else {
+            return Err(bad("state is not ours"));
         };
-        let settle = |error| self.settle(callback.old_session, &return_to, error);
+        let settle = |error| self.settle(callback.old_session, &way.return_to, error);
         let Some(raw) = callback.login_cookie else {
             return settle(CallbackError::NoCookie).await;
         };
         let Some(mut cookie) = LoginCookie::open(&keys, raw) else {
             return settle(bad("the login cookie cannot be opened")).await;
         };
-        let Some(transaction) = Transaction::open(&keys, cookie.binding(), &answer.state) else {
-            return settle(bad("state belongs to another browser")).await;
-        };
-        if let Err(untimely) = transaction.timely(now) {
+        if let Err(untimely) = way.timely(now) {
             return settle(bad(untimely.0)).await;
         }
+        let Some(transaction) = Transaction::open(&keys, cookie.binding(), &answer.state) else {
+            return match settle(bad(FOREIGN)).await {
+                Err(CallbackError::BadState(_)) if may_restart(callback, &answer.outcome) => {
+                    self.restart(callback, way).await
+                }
+                settled => settled,
+            };
+        };
         let provider = self.expected(callback, &transaction)?;
         *label = Arc::clone(&provider.config().name);
         let replayed = || settle(bad("state was used already"));
@@ -175,14 +190,14 @@ impl<P: Idp, S: Store> Flow<P, S> {
         cookie.count(self.clock.now(), &transaction.id);
         Ok(Finished::SignedIn {
             id,
-            location: return_to,
+            location: way.return_to,
             login_cookie: cookie.seal(&keys),
             subject,
         })
     }
 
     /// A callback that cannot be finished: who is signed in goes on to where they were going (FLOW-20), anyone else
-    /// gets `error`. Several tabs that start before the first login cookie arrives end here, too.
+    /// gets `error`.
     async fn settle(
         &self,
         session: Option<&SessionId>,
@@ -199,6 +214,27 @@ impl<P: Idp, S: Store> Flow<P, S> {
             Ok(Lookup::Missing(_)) => Err(error),
             Err(_) => Err(CallbackError::StoreUnavailable),
         }
+    }
+
+    /// Starts the login anew under the browser's own login cookie. Tabs that start before the first one arrives each get
+    /// one of their own, and the last stays: the answers to all others end here.
+    ///
+    /// The code that came is left alone. It may be an attacker's, whose account the browser would be signed in to (FLOW-08,
+    /// RFC 6749 §10.12); a login of the browser's own does no more than a link to `login` could.
+    async fn restart(&self, callback: &Callback<'_>, way: Way) -> Result<Finished, CallbackError> {
+        let start = Start {
+            origin: callback.origin,
+            return_to: way.return_to,
+            provider: callback.path_provider,
+            login_cookie: callback.login_cookie,
+            extra: way.extra,
+            client: callback.client,
+            automatic: true,
+        };
+        let started = self.begin(start, way.restarts.saturating_add(1)).await;
+        started
+            .map(Finished::Restarted)
+            .map_err(CallbackError::NotRestarted)
     }
 
     /// The provider the transaction was for, if the answer came to its own callback (FLOW-10) at the same origin
@@ -290,8 +326,19 @@ impl<P: Idp, S: Store> Flow<P, S> {
     }
 }
 
+/// What the audit log says of an answer whose `state` another login cookie has bound.
+const FOREIGN: &str = "state belongs to another browser";
+/// A login starts anew this often at most. All starts use the cookie the browser has by then, so once is enough unless
+/// one more tab's answer overtook it; a browser that never keeps the same one would go on for ever.
+const MAX_RESTARTS: u8 = 3;
+
 fn bad(why: &'static str) -> CallbackError {
     CallbackError::BadState(why)
+}
+
+/// Whether a login may start by itself: on the way to a page (FLOW-22), and not over the provider's or the user's no.
+fn may_restart(callback: &Callback<'_>, outcome: &Outcome) -> bool {
+    callback.navigates && matches!(outcome, Outcome::Code(_))
 }
 
 /// RFC 9207 §2.4, on error answers too (FLOW-09).

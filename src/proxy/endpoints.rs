@@ -236,7 +236,7 @@ impl Endpoints<'_> {
         };
         let started = self.live().login.start(start).await;
         match started {
-            Ok(started) => respond::to_provider(self.config(), &started),
+            Ok(started) => respond::to_provider(self.config(), head, &started),
             Err(error) => respond::start_refused(self.ctx, head, &error, &return_to),
         }
     }
@@ -250,6 +250,9 @@ impl Endpoints<'_> {
             query,
             login_cookie: cookies::login(&config, head),
             old_session: old_session.as_ref(),
+            client: self.ctx.client.ip,
+            // The provider's form arrives by POST, and leads to a page all the same.
+            navigates: fetch::kind(&Method::GET, &head.headers) == fetch::Kind::Navigation,
         };
         match self.live().login.finish(callback).await {
             Ok(Finished::SignedIn {
@@ -267,6 +270,10 @@ impl Endpoints<'_> {
                     )
             }
             Ok(Finished::Already { location }) => respond::signed_in(self.ctx, &location),
+            Ok(Finished::Restarted(started)) => {
+                self.ctx.decision = "login";
+                respond::to_provider(&config, head, &started)
+            }
             Err(error) => {
                 let retry = self.live().login.retry_target(query);
                 respond::callback_refused(self.ctx, head, &error, retry.as_deref())

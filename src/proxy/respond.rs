@@ -46,7 +46,7 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         Ok(started) => {
             ctx.decision = "login";
             ctx.refusal = Some(refusal);
-            to_provider(&live.config, &started)
+            to_provider(&live.config, head, &started)
         }
         Err(error) => start_refused(ctx, head, &error, &return_to),
     }
@@ -93,8 +93,14 @@ fn here(ctx: &Context, head: &Parts) -> String {
 }
 
 /// Sends the browser to the provider.
-pub(super) fn to_provider(config: &Config, started: &Started) -> Answer {
-    Answer::redirect(StatusCode::FOUND, &started.location).with(
+pub(super) fn to_provider(config: &Config, head: &Parts, started: &Started) -> Answer {
+    // Only after a 303 no browser sends a form on (FLOW-14).
+    let status = if head.method == Method::POST {
+        StatusCode::SEE_OTHER
+    } else {
+        StatusCode::FOUND
+    };
+    Answer::redirect(status, &started.location).with(
         header::SET_COOKIE,
         cookies::set_login(config, &started.login_cookie),
     )
@@ -138,6 +144,9 @@ pub(super) fn callback_refused(
             (Refusal::ProviderUnavailable { retry_after: SOON }, None)
         }
         CallbackError::StoreUnavailable => (Refusal::StoreUnavailable, None),
+        CallbackError::NotRestarted(error) => {
+            return start_refused(ctx, head, error, return_to.unwrap_or("/"));
+        }
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
     let retry = login_url(&ctx.live.config, return_to);

@@ -104,11 +104,28 @@ impl World {
             .finish(Callback {
                 origin,
                 path_provider,
-                query,
-                login_cookie,
                 old_session,
+                ..self.callback(query, login_cookie)
             })
             .await
+    }
+
+    fn callback<'a>(&'a self, query: &'a str, login_cookie: Option<&'a str>) -> Callback<'a> {
+        Callback {
+            origin: &self.origin,
+            path_provider: None,
+            query,
+            login_cookie,
+            old_session: None,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            navigates: true,
+        }
+    }
+
+    /// `state` of the login that was started last.
+    fn last_state(&self) -> String {
+        let sent = self.idp.sent.lock();
+        sent.last().expect("a login was started").0.clone()
     }
 
     async fn sign_in(&self, cookie: Option<&str>, old: Option<&SessionId>) -> (SessionId, String) {
@@ -118,7 +135,7 @@ impl World {
             Finished::SignedIn {
                 id, login_cookie, ..
             } => (id, login_cookie),
-            Finished::Already { .. } => panic!("nobody was signed in"),
+            other => panic!("nobody was signed in: {other:?}"),
         }
     }
 
@@ -187,7 +204,7 @@ async fn tabs_log_in_side_by_side_with_one_cookie() {
         let query = format!("state={state}&code=c");
         match world.answer(&query, Some(&cookie), None).await.unwrap() {
             Finished::SignedIn { login_cookie, .. } => cookie = login_cookie,
-            Finished::Already { .. } => panic!("a fresh state"),
+            other => panic!("a fresh state: {other:?}"),
         }
         assert!(cookie.len() < 300);
     }
@@ -346,6 +363,8 @@ fn nothing_that_travels_through_the_browser_is_in_debug() {
         query: "code=S3CRET&state=S3CRET",
         login_cookie: Some("S3CRET"),
         old_session: None,
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        navigates: true,
     };
     assert!(!format!("{callback:?}").contains("S3CRET"));
     let started = Started {

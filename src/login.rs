@@ -74,6 +74,9 @@ pub enum StartError {
     /// The provider cannot be asked.
     #[error("the provider is unavailable")]
     ProviderUnavailable,
+    /// There is nowhere to put the session that would come of it.
+    #[error("the session store is unavailable")]
+    StoreUnavailable,
 }
 
 /// What came to the callback.

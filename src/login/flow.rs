@@ -55,6 +55,11 @@ impl<P: Idp, S: Store> Flow<P, S> {
         self.memory
             .admit(start.client, self.config.limits.logins_per_minute_per_ip)
             .map_err(|retry_after| StartError::RateLimited { retry_after })?;
+        // Before the user types a password, not after.
+        if self.sessions.reachable().await.is_err() {
+            self.metrics.login(name, LoginResult::StoreUnavailable);
+            return Err(StartError::StoreUnavailable);
+        }
 
         let way = Way::new(start.return_to, start.extra.clone(), restarts, now);
         let (extra, max_age) = parameters(start.extra, provider.config());

@@ -121,6 +121,7 @@ pub(super) fn start_refused(
         },
         StartError::Loop => Refusal::Login(ErrorPage::LoginLoop),
         StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
+        StartError::StoreUnavailable => Refusal::StoreUnavailable,
     };
     let retry = login_url(&ctx.live.config, Some(return_to));
     answer(ctx, head, &refusal, Some(&retry), None)

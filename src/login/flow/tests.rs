@@ -323,6 +323,23 @@ async fn with_the_provider_down_nothing_is_consumed() {
     assert!(matches!(result, Ok(Finished::SignedIn { .. })));
 }
 
+#[tokio::test]
+async fn with_the_store_down_nobody_is_sent_to_the_provider() {
+    let world = world();
+    world.store.fail(true);
+    for automatic in [true, false] {
+        let result = world.try_start(None, None, automatic).await;
+        assert!(
+            matches!(result, Err(StartError::StoreUnavailable)),
+            "{result:?}"
+        );
+    }
+    assert_eq!(world.idp.count("authorize"), 0);
+    assert!(world.logins(LoginResult::StoreUnavailable));
+    world.store.fail(false);
+    assert!(world.try_start(None, None, true).await.is_ok());
+}
+
 #[test]
 fn a_link_can_only_tighten_max_age() {
     let mut provider = fakes::provider("provider");

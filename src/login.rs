@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ring::rand::SecureRandom as _;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Waited};
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::oidc::Provider;
@@ -43,6 +43,8 @@ pub struct Start<'a> {
     pub client: std::net::IpAddr,
     /// Whether this start is automatic (redirected from a page) rather than asked for (`login`): only automatic ones can loop.
     pub automatic: bool,
+    /// Told how long the provider was waited for.
+    pub waited: &'a Waited,
 }
 
 /// Where the browser goes, with which login cookie.
@@ -95,6 +97,8 @@ pub struct Callback<'a> {
     pub client: std::net::IpAddr,
     /// Whether a person's browser is on its way to a page: nothing else is sent to log in again.
     pub navigates: bool,
+    /// Told how long the provider was waited for.
+    pub waited: &'a Waited,
 }
 
 /// A finished login.

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -124,6 +125,7 @@ impl Proxy {
                     session.req_header(),
                     ctx.upgrade,
                     self.clock.now(),
+                    &ctx.waited,
                     &mut ctx.session,
                 )
                 .await
@@ -191,6 +193,7 @@ impl ProxyHttp for Proxy {
             return Ok(false);
         };
         ctx.answered = Some(answer.status());
+        ctx.began = Some(Instant::now());
         match ctx.events_of.take() {
             Some(events) => events.tell(session, ctx, answer).await?,
             None => answer.write(session, ctx.request_id.to_value()).await?,
@@ -212,10 +215,12 @@ impl ProxyHttp for Proxy {
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "route without upstream"))?;
         ctx.connects += 1;
+        ctx.connecting = Some(Instant::now());
         // A retry sends the body again from its start.
         ctx.body = 0;
         let Ok(mut peer) = upstream.peer().await else {
             ctx.unresolved = true;
+            ctx.connected();
             return Err(Error::explain(ErrorType::ConnectError, "name not resolved").into_up());
         };
         let limit = live.config.routes[route].limits.timeout;
@@ -238,6 +243,22 @@ impl ProxyHttp for Proxy {
             upstream.for_upgrade(&mut peer);
         }
         Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        // One that was kept is taken up at once.
+        if !reused {
+            ctx.connected();
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -351,6 +372,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        ctx.connected();
         // Nothing was sent, so any method may try the next address.
         let more = ctx
             .route
@@ -432,6 +454,7 @@ impl ProxyHttp for Proxy {
             }
             code = refusal.status().as_u16();
             if session.response_written().is_none() {
+                ctx.began = Some(Instant::now());
                 let head = session.req_header().as_owned_parts();
                 let answer = respond::refuse(ctx, &head, &refusal).closing(true);
                 let _ = answer.write(session, ctx.request_id.to_value()).await;

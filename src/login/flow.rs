@@ -77,7 +77,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             verifier: &transaction.verifier,
             extra: &extra,
         };
-        match provider.authorization_url(&request).await {
+        match start.waited.on(provider.authorization_url(&request)).await {
             Ok(location) => Ok(Started {
                 location: location.into(),
                 login_cookie: cookie.seal(&keys),
@@ -162,7 +162,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             return replayed().await;
         }
         // Asked before the state is consumed: with the provider down, a reload may still finish the login.
-        let iss_required = match provider.iss_parameter().await {
+        let iss_required = match callback.waited.on(provider.iss_parameter()).await {
             Ok(iss) => iss.required,
             Err(error) => {
                 tracing::warn!(provider = &**label, error = %error, "no login can be finished");
@@ -184,8 +184,15 @@ impl<P: Idp, S: Store> Flow<P, S> {
             }
         };
         let lifetime = self.config.session.lifetime;
-        let session =
-            redeem::redeem(&**provider, &transaction, &code, &self.clock, lifetime).await?;
+        let session = redeem::redeem(
+            &**provider,
+            &transaction,
+            &code,
+            &self.clock,
+            callback.waited,
+            lifetime,
+        )
+        .await?;
         let subject = Arc::clone(&session.subject);
         let id = self.keep(provider, session).await?;
         audit::signed_in(label, &id, &transaction.issuer, &subject);
@@ -235,6 +242,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             extra: way.extra,
             client: callback.client,
             automatic: true,
+            waited: callback.waited,
         };
         let started = self.begin(start, way.restarts.saturating_add(1)).await;
         started

@@ -21,7 +21,9 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
     let took = ctx.started.elapsed();
     let own = ctx
         .sent
-        .map_or(took, |sent| sent.duration_since(ctx.started));
+        .or(ctx.began)
+        .map_or(took, |over| over.duration_since(ctx.started))
+        .saturating_sub(ctx.waited.total());
     let status = status
         .or(ctx.answered)
         .unwrap_or(StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST));

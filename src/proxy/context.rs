@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
+use crate::clock::Waited;
 use crate::metrics::{RouteSeries, StreamEnd};
 use crate::session::Session;
 use crate::streams::Seat;
@@ -72,8 +73,14 @@ pub struct Context {
     pub(super) events_of: Option<Box<Events>>,
     /// Body bytes seen.
     pub(super) body: u64,
+    /// When an upstream's connection was asked for.
+    pub(super) connecting: Option<Instant>,
     /// When it went upstream.
     pub(super) sent: Option<Instant>,
+    /// When an answer of our own began. How long it takes from then on is the client's doing, or a stream's.
+    pub(super) began: Option<Instant>,
+    /// How long it waited for others before either: for the provider, the upstream's connection, the client's form.
+    pub(super) waited: Waited,
     /// How long the upstream took for its response header.
     pub(super) upstream_took: Option<Duration>,
     /// Attempts to connect.
@@ -117,12 +124,22 @@ impl Context {
             ended: None,
             events_of: None,
             body: 0,
+            connecting: None,
             sent: None,
+            began: None,
+            waited: Waited::default(),
             upstream_took: None,
             connects: 0,
             unresolved: false,
             accounted: false,
             _in_flight: InFlight::enter(in_flight),
+        }
+    }
+
+    /// The upstream's connection is there, or will not be: what that took was not ours.
+    pub(super) fn connected(&mut self) {
+        if let Some(since) = self.connecting.take() {
+            self.waited.add(since.elapsed());
         }
     }
 

@@ -1,11 +1,11 @@
 //! Decides what becomes of a request on a route: forwarded (with or without session) or refused.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Waited};
 use crate::config::model::{Access, Route, TokenKind};
 use crate::metrics::Unauthenticated;
 use crate::refresh::{Freshness, RefreshError, Refresher, freshness};
@@ -62,7 +62,8 @@ pub(super) async fn present(
     })
 }
 
-/// Decides about a request on `route`: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
+/// Decides about a request on `route`: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `denied` is told
+/// whose request was refused, `waited` how long the provider was waited for.
 ///
 /// # Errors
 /// Why it is refused.
@@ -73,6 +74,7 @@ pub(super) async fn decide(
     head: &Parts,
     upgrade: bool,
     now: Timestamp,
+    waited: &Waited,
     denied: &mut Option<Arc<Session>>,
 ) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
     match route.access {
@@ -129,10 +131,15 @@ pub(super) async fn decide(
             Freshness::Fresh | Freshness::Ageing => found.session,
         }
     } else {
-        match refresher
+        // Only then is anybody waited for.
+        let since = (freshness == Freshness::Expired).then(Instant::now);
+        let usable = refresher
             .usable(&id, &found, provider, live.config.session.refresh_before)
-            .await
-        {
+            .await;
+        if let Some(since) = since {
+            waited.add(since.elapsed());
+        }
+        match usable {
             Ok(session) => session,
             Err(RefreshError::Ended) => {
                 return anonymous(Refusal::Unauthenticated(Unauthenticated::Revoked));

@@ -147,7 +147,7 @@ impl Endpoints<'_> {
             return Ok(self.refuse(&head, &Refusal::Method { allow: allowed }));
         }
         let form = if head.method == Method::POST {
-            match read_form(exchange).await? {
+            match self.ctx.waited.on(read_form(exchange)).await? {
                 Some(form) => form,
                 None if endpoint == Endpoint::BackChannel => {
                     return Ok(self.back_channel(&head, None).await);
@@ -233,6 +233,7 @@ impl Endpoints<'_> {
             extra,
             client: self.ctx.client.ip,
             automatic: false,
+            waited: &self.ctx.waited,
         };
         let started = self.live().login.start(start).await;
         match started {
@@ -253,6 +254,7 @@ impl Endpoints<'_> {
             client: self.ctx.client.ip,
             // The provider's form arrives by POST, and leads to a page all the same.
             navigates: fetch::kind(&Method::GET, &head.headers) == fetch::Kind::Navigation,
+            waited: &self.ctx.waited,
         };
         match self.live().login.finish(callback).await {
             Ok(Finished::SignedIn {
@@ -365,9 +367,9 @@ impl Endpoints<'_> {
                 .end(LogoutKind::Local, self.origin(), Some(planted), None)
                 .await?;
         }
-        logout
-            .end(kind, self.origin(), carried.first(), redirect)
-            .await
+        // Deleting is quick beside the provider's metadata, where those have to be fetched.
+        let ended = logout.end(kind, self.origin(), carried.first(), redirect);
+        self.ctx.waited.on(ended).await
     }
 
     async fn session(self, head: &Parts) -> Answer {
@@ -426,7 +428,8 @@ impl Endpoints<'_> {
                 &Refusal::Unauthenticated(crate::metrics::Unauthenticated::NoSession),
             );
         };
-        match self.refresher.force(&id, &found, &provider).await {
+        let forced = self.refresher.force(&id, &found, &provider);
+        match self.ctx.waited.on(forced).await {
             Ok(session) => self.tell(&Found { session, ..found }),
             Err(RefreshError::Ended) => self.refuse_api(
                 head,

@@ -41,6 +41,7 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         extra: Vec::new(),
         client: ctx.client.ip,
         automatic: true,
+        waited: &ctx.waited,
     };
     match live.login.start(start).await {
         Ok(started) => {
@@ -320,7 +321,8 @@ pub(super) async fn confirm_logout(ctx: &mut Context, redirect: Option<&str>) ->
     let live = ctx.live.clone();
     let action = format!("{}/logout", live.config.base_path);
     let origin = &live.config.public_origins[ctx.origin];
-    let mut origins = live.logout.end_session_origins(origin).await;
+    let asked = live.logout.end_session_origins(origin);
+    let mut origins = ctx.waited.on(asked).await;
     // A provider may send the browser on to others (brokers): `form-action` holds for the whole chain of redirects.
     origins.push("https:".to_owned());
     ctx.decision = "own";

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{ManualClock, Waited};
 use crate::oidc::CallError;
 use crate::rp::fakes::{self, FakeIdp, FakeStore, HOUR, NOW};
 
@@ -18,6 +18,7 @@ struct World {
     idp: Arc<FakeIdp>,
     store: FakeStore,
     origin: model::Origin,
+    waited: Waited,
 }
 
 fn world() -> World {
@@ -42,6 +43,7 @@ fn world_of(providers: Vec<model::Provider>) -> World {
         },
         clock,
         store,
+        waited: Waited::default(),
     }
 }
 
@@ -69,6 +71,7 @@ impl World {
                 extra: Vec::new(),
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 automatic,
+                waited: &Waited::default(),
             })
             .await
     }
@@ -119,6 +122,7 @@ impl World {
             old_session: None,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
             navigates: true,
+            waited: &self.waited,
         }
     }
 
@@ -382,6 +386,7 @@ fn nothing_that_travels_through_the_browser_is_in_debug() {
         old_session: None,
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         navigates: true,
+        waited: &Waited::default(),
     };
     assert!(!format!("{callback:?}").contains("S3CRET"));
     let started = Started {

@@ -32,7 +32,7 @@ fn lines(daypass: &Daypass, target: &str) -> Vec<Value> {
 }
 
 /// The one access line of the request that this answer belongs to.
-fn line_of(daypass: &Daypass, answer: &Response) -> Value {
+pub(super) fn line_of(daypass: &Daypass, answer: &Response) -> Value {
     let id = answer
         .header("x-request-id")
         .expect("every answer of ours has an id");

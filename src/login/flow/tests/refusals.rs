@@ -120,6 +120,7 @@ async fn a_replayed_callback_goes_on_with_a_session_and_nowhere_without() {
         old_session: None,
         client: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
         navigates: true,
+        waited: &world.waited,
     };
     assert!(replica.finish(callback).await.is_err());
     assert_eq!(world.idp.count("token"), 1);

@@ -35,6 +35,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::clock::SharedClock;
+use crate::config::model::TokenKind;
 use crate::metrics::UpstreamError;
 use crate::refresh::Refresher;
 use crate::streams::Seat;
@@ -132,9 +133,10 @@ impl Proxy {
                 {
                     Ok(signed_in) => {
                         if let Some((id, signed_in)) = signed_in {
-                            live.own
-                                .metrics()
-                                .token_forwarded(decide::token_left(&signed_in, self.clock.now()));
+                            if route.token.kind == TokenKind::Access {
+                                let left = decide::token_left(&signed_in, self.clock.now());
+                                live.own.metrics().token_forwarded(left);
+                            }
                             ctx.said.0 = session.req_header().method.clone();
                             ctx.seat = guard::mount(session, &live.streams, id);
                             ctx.session = Some(signed_in);

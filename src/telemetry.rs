@@ -90,7 +90,12 @@ impl Ours {
                 .strip_prefix(name.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         });
-        named.map_or(self.default, |(_, level)| *level)
+        match named {
+            Some((_, level)) => *level,
+            // These are no chatter: `logging.access_log` turns one of them off, and only by name does `RUST_LOG`.
+            None if target == ACCESS || target == AUDIT => self.default.max(LevelFilter::INFO),
+            None => self.default,
+        }
     }
 }
 
@@ -155,6 +160,24 @@ mod tests {
                 LevelFilter::OFF,
             ),
             (
+                "access and audit are not turned down with the rest",
+                Some("error"),
+                "access",
+                LevelFilter::INFO,
+            ),
+            (
+                "and follow it up",
+                Some("debug"),
+                "audit",
+                LevelFilter::DEBUG,
+            ),
+            (
+                "audit can be turned off by name",
+                Some("info,audit=off"),
+                "audit",
+                LevelFilter::OFF,
+            ),
+            (
                 "nonsense is ignored",
                 Some("=,x=y,,"),
                 "daypass",
@@ -166,6 +189,17 @@ mod tests {
                 want,
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn the_configured_level_leaves_access_and_audit_log_alone() {
+        for level in [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN] {
+            let ours = Ours::new(level, None);
+            assert_eq!(ours.level_of("daypass::web"), level);
+            for target in [ACCESS, AUDIT] {
+                assert_eq!(ours.level_of(target), LevelFilter::INFO, "{level} {target}");
+            }
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::refresh::Refresher;
 use crate::rp::{Revoker, audit};
 use crate::session::Sessions;
 use crate::streams::Streams;
+use crate::telemetry::Levels;
+
+mod fixed;
 
 /// Pause between looks at the session store.
 const STORE_PULSE: Duration = Duration::from_secs(1);
@@ -59,6 +62,7 @@ pub struct Source {
 #[derive(Debug)]
 pub struct App {
     source: Source,
+    levels: Levels,
     listeners: Vec<Bound>,
     admin: Bound,
     certificates: Vec<Arc<Certificate>>,
@@ -75,7 +79,7 @@ impl App {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn build(loaded: Loaded, source: Source) -> Result<Self, StartError> {
+    pub async fn build(loaded: Loaded, source: Source, levels: Levels) -> Result<Self, StartError> {
         // First of all: until somebody listens, SIGHUP ends a process.
         let hangup = signal(SignalKind::hangup())
             .map_err(|error| StartError::Config(format!("cannot listen for SIGHUP: {error}")))?;
@@ -110,6 +114,7 @@ impl App {
         metrics.config_loaded(clock.now());
         Ok(Self {
             source,
+            levels,
             certificates: listeners.iter().filter_map(Bound::certificate).collect(),
             listeners,
             admin,
@@ -167,6 +172,8 @@ impl App {
         upkeep.spawn(revoke_orphans(self.live.clone(), self.lasting.clone()));
         let reloader = Reloader {
             source: self.source,
+            levels: self.levels,
+            started: config,
             live: self.live.clone(),
             lasting: self.lasting.clone(),
             certificates: self.certificates,
@@ -280,6 +287,9 @@ async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
 /// Puts a changed configuration into force.
 struct Reloader {
     source: Source,
+    levels: Levels,
+    /// What the process started with: some of it stays until its end.
+    started: Arc<Config>,
     live: Arc<ArcSwap<Live>>,
     lasting: Lasting,
     certificates: Vec<Arc<Certificate>>,
@@ -365,7 +375,11 @@ impl Reloader {
         for (certificate, acceptor) in self.certificates.iter().zip(acceptors) {
             certificate.put(acceptor);
         }
+        self.levels.set(config.logging.level);
         self.live.store(Arc::new(new));
+        for key in fixed::waiting(&self.started, &config) {
+            tracing::warn!("{key}: takes a restart; what it was at start stays in force");
+        }
         Ok(())
     }
 }

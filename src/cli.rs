@@ -140,7 +140,7 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     }
     let color =
         environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
-    telemetry::start(&logging, environment.get("RUST_LOG"), color);
+    let levels = telemetry::start(&logging, environment.get("RUST_LOG"), color);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -154,7 +154,7 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let terminated = terminated().map_err(|error| error.to_string())?;
-        let app = App::build(loaded, Source { path, environment })
+        let app = App::build(loaded, Source { path, environment }, levels)
             .await
             .map_err(|error| with_causes(&error))?;
         app.run(terminated)

@@ -7,6 +7,7 @@ use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::model::{LogFormat, Logging};
@@ -18,8 +19,8 @@ pub const AUDIT: &str = "audit";
 
 /// Starts logging. `level_override` is the value of `RUST_LOG`: a bare level (`debug`), or comma-separated
 /// `target=level` pairs of our own targets. `color` is whether text lines may be coloured (`NO_COLOR`, terminal).
-pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) {
-    let filter = Ours::new(logging.level, level_override);
+pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) -> Levels {
+    let (filter, handle) = reload::Layer::new(Ours::new(logging.level, level_override));
     let layer = match logging.format {
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
@@ -37,9 +38,31 @@ pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) {
     };
     // A second start in one process (tests) keeps the first.
     let _ = Registry::default().with(layer).try_init();
+    Levels {
+        handle,
+        level_override: level_override.map(str::to_owned),
+    }
+}
+
+/// Sets the level while the process runs.
+#[derive(Debug)]
+pub struct Levels {
+    handle: reload::Handle<Ours, Registry>,
+    /// `RUST_LOG` goes on overriding.
+    level_override: Option<String>,
+}
+
+impl Levels {
+    /// `logging.level` has changed, or not.
+    pub fn set(&self, level: LevelFilter) {
+        let ours = Ours::new(level, self.level_override.as_deref());
+        // Fails only where another subscriber was there first, which has levels of its own.
+        let _ = self.handle.reload(ours);
+    }
 }
 
 /// Enables our own targets only.
+#[derive(Debug)]
 struct Ours {
     default: LevelFilter,
     targets: Vec<(String, LevelFilter)>,

@@ -182,7 +182,7 @@ fn answer(
     retry: Option<&str>,
     code: Option<&str>,
 ) -> Answer {
-    if !fetch::prefers_html(&head.headers) {
+    if !fetch::wants_page(&head.headers) {
         return problem(ctx, head, refusal);
     }
     let config = ctx.live.config.clone();

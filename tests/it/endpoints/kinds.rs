@@ -120,7 +120,23 @@ async fn each_kind_of_request_without_a_session_gets_its_answer() {
                 ("sec-fetch-mode", "cors"),
                 ("sec-fetch-dest", "empty"),
             ],
-            Gets::Page,
+            Gets::Problem,
+        ),
+        (
+            "fetch() of a part of a page",
+            Method::GET,
+            &[
+                HTML,
+                ("sec-fetch-mode", "same-origin"),
+                ("sec-fetch-dest", "empty"),
+            ],
+            Gets::Problem,
+        ),
+        (
+            "fetch() without CORS",
+            Method::POST,
+            &[HTML, ("sec-fetch-mode", "no-cors")],
+            Gets::Problem,
         ),
         (
             "fetch() on the same origin",
@@ -191,7 +207,7 @@ async fn each_kind_of_request_without_a_session_gets_its_answer() {
             "a mode said twice",
             Method::GET,
             &[HTML, NAVIGATE, ("sec-fetch-mode", "cors"), DOCUMENT],
-            Gets::Page,
+            Gets::Problem,
         ),
         // RESP-03: no Fetch Metadata.
         ("an old browser", Method::GET, &[HTML], Gets::Login),

@@ -123,6 +123,15 @@ pub enum Finished {
     Restarted(Started),
 }
 
+/// A login as it was wished for, to be wished for again.
+#[derive(Clone)]
+pub struct Wanted {
+    /// As in [`Start`].
+    pub return_to: String,
+    /// As in [`Start`].
+    pub extra: Vec<(String, String)>,
+}
+
 /// Why a callback made no session.
 #[derive(Debug, thiserror::Error)]
 pub enum CallbackError {
@@ -161,6 +170,12 @@ impl fmt::Debug for Start<'_> {
             .field("provider", &self.provider)
             .field("automatic", &self.automatic)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
     }
 }
 
@@ -224,7 +239,7 @@ impl Login {
     /// Finishes a login.
     ///
     /// # Errors
-    /// See [`CallbackError`]. With each comes, where `state` is ours, the place to go back to: ask [`Login::retry_target`].
+    /// See [`CallbackError`]. With each comes, where `state` is ours, what was wanted: ask [`Login::wanted`].
     ///
     /// # Cancel safety
     /// Dropped after the code went out, the login is lost: no session remains of it and the old one still lives.
@@ -232,10 +247,10 @@ impl Login {
         self.flow.finish(callback).await
     }
 
-    /// Where "Try again" should lead: the return target sealed in `state`, if it is one of ours. It opens for any browser
-    /// and at any age, because it is only a link, and one that was checked to be ours when the login started.
-    pub fn retry_target(&self, query: &str) -> Option<String> {
-        self.flow.retry_target(query)
+    /// What "Try again" should ask for: the wish sealed in `state`, if it is one of ours. It opens for any browser and at
+    /// any age, because it is only a link, whose target was checked to be ours when the login started.
+    pub fn wanted(&self, query: &str) -> Option<Wanted> {
+        self.flow.wanted(query)
     }
 }
 

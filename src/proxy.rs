@@ -5,6 +5,7 @@
 //! the request; it holds the configuration the request began with.
 
 mod account;
+mod again;
 mod answer;
 mod context;
 mod cookies;

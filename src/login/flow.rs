@@ -7,7 +7,7 @@ use super::answer::{Answer, Outcome};
 use super::cookie::LoginCookie;
 use super::memory::Memory;
 use super::state::{Transaction, Way};
-use super::{Callback, CallbackError, Finished, Start, StartError, Started, redeem};
+use super::{Callback, CallbackError, Finished, Start, StartError, Started, Wanted, redeem};
 use crate::clock::SharedClock;
 use crate::config::model;
 use crate::metrics::{LoginResult, Metrics, SessionEnd};
@@ -118,11 +118,11 @@ impl<P: Idp, S: Store> Flow<P, S> {
         result
     }
 
-    /// Where the user was going, if `query` carries one `state` of ours. Its age and browser do not matter for a link:
-    /// the target was checked to be ours when it was sealed.
-    pub(super) fn retry_target(&self, query: &str) -> Option<String> {
+    /// What was wanted, if `query` carries one `state` of ours. Its age and browser do not matter for a link: the target
+    /// was checked to be ours when it was sealed.
+    pub(super) fn wanted(&self, query: &str) -> Option<Wanted> {
         let answer = Answer::parse(query).ok()?;
-        Way::open(&self.sessions.keys(), &answer.state).map(|way| way.return_to)
+        Way::open(&self.sessions.keys(), &answer.state).map(|way| way.wanted)
     }
 
     /// The order matters: nothing is believed before `state` opened, nothing is asked of the provider before it is
@@ -137,7 +137,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
         let Some(way) = Way::open(&keys, &answer.state) else {
             return Err(bad("state is not ours"));
         };
-        let settle = |error| self.settle(callback.old_session, &way.return_to, error);
+        let settle = |error| self.settle(callback.old_session, &way.wanted.return_to, error);
         let Some(raw) = callback.login_cookie else {
             return settle(CallbackError::NoCookie).await;
         };
@@ -202,7 +202,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
         cookie.count(self.clock.now(), &transaction.id);
         Ok(Finished::SignedIn {
             id,
-            location: way.return_to,
+            location: way.wanted.return_to,
             login_cookie: cookie.seal(&keys),
             subject,
         })
@@ -236,10 +236,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
     async fn restart(&self, callback: &Callback<'_>, way: Way) -> Result<Finished, CallbackError> {
         let start = Start {
             origin: callback.origin,
-            return_to: way.return_to,
+            return_to: way.wanted.return_to,
             provider: callback.path_provider,
             login_cookie: callback.login_cookie,
-            extra: way.extra,
+            extra: way.wanted.extra,
             client: callback.client,
             automatic: true,
             waited: callback.waited,

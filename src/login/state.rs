@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::random;
+use super::{Wanted, random};
 use crate::clock::Timestamp;
 use crate::seal::{KeyRing, Purpose};
 use crate::secret::{CodeVerifier, Nonce};
@@ -38,10 +38,7 @@ pub(super) struct Transaction {
 /// Where a login leads, and how it was asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Way {
-    /// Where the user was going; checked to be ours when the login started.
-    pub(super) return_to: String,
-    /// Parameters that were passed on to the provider.
-    pub(super) extra: Vec<(String, String)>,
+    pub(super) wanted: Wanted,
     /// When the login was started.
     started_at: Timestamp,
     /// How often it has started anew, because its answer came with another login cookie.
@@ -143,13 +140,13 @@ impl Way {
             room = left.unwrap_or(room);
             left.is_some()
         });
+        let return_to = if return_to.len() > MAX_RETURN_TO {
+            "/".to_owned()
+        } else {
+            return_to
+        };
         Self {
-            return_to: if return_to.len() > MAX_RETURN_TO {
-                "/".to_owned()
-            } else {
-                return_to
-            },
-            extra,
+            wanted: Wanted { return_to, extra },
             started_at: now,
             restarts,
         }
@@ -163,8 +160,10 @@ impl Way {
             .ok()?;
         let wire: WayWire<'_> = serde_json::from_slice(&plain).ok()?;
         (wire.v == VERSION).then(|| Self {
-            return_to: wire.r.into_owned(),
-            extra: wire.e,
+            wanted: Wanted {
+                return_to: wire.r.into_owned(),
+                extra: wire.e,
+            },
             started_at: wire.t,
             restarts: wire.n,
         })
@@ -184,8 +183,8 @@ impl Way {
     fn encode(&self) -> Vec<u8> {
         let wire = WayWire {
             v: VERSION,
-            r: (&self.return_to).into(),
-            e: self.extra.clone(),
+            r: (&self.wanted.return_to).into(),
+            e: self.wanted.extra.clone(),
             t: self.started_at,
             n: self.restarts,
         };
@@ -281,8 +280,8 @@ mod tests {
         assert_eq!(back.redirect_uri, sent.redirect_uri);
         assert_eq!(back.max_age, sent.max_age);
         let back = Way::open(&keys(), &state).unwrap();
-        assert_eq!(back.return_to, "/orders?id=7");
-        assert_eq!(back.extra, way.extra);
+        assert_eq!(back.wanted.return_to, "/orders?id=7");
+        assert_eq!(back.wanted.extra, way.wanted.extra);
         assert_eq!((back.started_at, back.restarts), (NOW, 2));
         assert!(state.len() < 700, "a URL must carry it: {}", state.len());
     }
@@ -342,8 +341,13 @@ mod tests {
         let pair = |name: &str, length| (name.to_owned(), "x".repeat(length));
         let extra = vec![pair("a", 400), pair("b", 400), pair("c", 100)];
         let way = Way::new("/".repeat(MAX_RETURN_TO + 1), extra, 0, NOW);
-        assert_eq!(way.return_to, "/");
-        let names: Vec<_> = way.extra.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(way.wanted.return_to, "/");
+        let names: Vec<_> = way
+            .wanted
+            .extra
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(names, ["a", "c"]);
     }
 

@@ -10,7 +10,7 @@ use pingora::proxy::Session as Exchange;
 
 use crate::clock::SharedClock;
 use crate::config::model::{Config, CrossSite, Origin};
-use crate::login::{Callback, Finished, Start};
+use crate::login::{Callback, Finished, Start, Wanted};
 use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
@@ -216,7 +216,7 @@ impl Endpoints<'_> {
         }
         let query = head.uri.query().unwrap_or_default();
         let return_to = self.return_to(parameter(query, "redirect").as_deref());
-        let extra = PASSED_ON
+        let extra: Vec<_> = PASSED_ON
             .iter()
             .filter_map(|name| {
                 parameter(query, name)
@@ -225,12 +225,13 @@ impl Endpoints<'_> {
             })
             .collect();
         let provider = parameter(query, "provider");
+        let wanted = Wanted { return_to, extra };
         let start = Start {
             origin: self.origin(),
-            return_to: return_to.clone(),
+            return_to: wanted.return_to.clone(),
             provider: provider.as_deref(),
             login_cookie: cookies::login(self.config(), head),
-            extra,
+            extra: wanted.extra.clone(),
             client: self.ctx.client.ip,
             automatic: false,
             waited: &self.ctx.waited,
@@ -238,7 +239,9 @@ impl Endpoints<'_> {
         let started = self.live().login.start(start).await;
         match started {
             Ok(started) => respond::to_provider(self.config(), head, &started),
-            Err(error) => respond::start_refused(self.ctx, head, &error, &return_to),
+            Err(error) => {
+                respond::start_refused(self.ctx, head, &error, &wanted, provider.as_deref())
+            }
         }
     }
 
@@ -277,8 +280,8 @@ impl Endpoints<'_> {
                 respond::to_provider(&config, head, &started)
             }
             Err(error) => {
-                let retry = self.live().login.retry_target(query);
-                respond::callback_refused(self.ctx, head, &error, retry.as_deref())
+                let wanted = self.live().login.wanted(query);
+                respond::callback_refused(self.ctx, head, &error, wanted.as_ref(), provider)
             }
         }
     }

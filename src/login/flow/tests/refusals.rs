@@ -73,8 +73,8 @@ async fn callbacks_that_do_not_fit_never_reach_the_token_endpoint() {
     assert_eq!(world.idp.count("token"), 0);
     assert_eq!(world.store.len(), 0);
     assert!(world.logins(LoginResult::BadState));
-    assert_eq!(world.flow.retry_target(&query).unwrap(), "/orders?id=7");
-    assert_eq!(world.flow.retry_target("state=AAAA"), None);
+    assert_eq!(world.flow.wanted(&query).unwrap().return_to, "/orders?id=7");
+    assert!(world.flow.wanted("state=AAAA").is_none());
 }
 
 /// FLOW-04, FLOW-20

@@ -10,7 +10,7 @@ use crate::config::model;
 use crate::metrics::Metrics;
 use crate::oidc::Provider;
 use crate::rp::Revoker;
-use crate::session::{SessionId, Sessions};
+use crate::session::{Session, SessionId, Sessions};
 
 mod answer;
 mod cookie;
@@ -111,13 +111,17 @@ pub enum Finished {
         location: String,
         /// New value of the login cookie.
         login_cookie: String,
-        /// Who, for the audit log (hashed there).
+        /// Whose, for the logs, which name them by a hash.
+        issuer: Arc<str>,
+        /// See `issuer`.
         subject: Arc<str>,
     },
     /// The callback was replayed by a browser that is signed in already: just go on.
     Already {
         /// `Location`.
         location: String,
+        /// The session it has.
+        session: Arc<Session>,
     },
     /// The answer was to a login under another cookie: a new one has started.
     Restarted(Started),

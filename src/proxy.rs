@@ -46,6 +46,7 @@ use crate::web::trace::RequestId;
 use answer::Answer;
 use context::Context;
 pub use context::InFlight;
+use decide::Asked;
 use endpoints::Endpoints;
 pub use guard::Guarded;
 use intake::Taken;
@@ -120,18 +121,14 @@ impl Proxy {
                 let Some(route) = ctx.route.map(|index| &live.config.routes[index]) else {
                     return Ok(None);
                 };
-                match decide::decide(
-                    live,
-                    &self.refresher,
+                let asked = Asked {
                     route,
-                    session.req_header(),
-                    ctx.upgrade,
-                    self.clock.now(),
-                    &ctx.waited,
-                    &mut ctx.session,
-                )
-                .await
-                {
+                    head: session.req_header(),
+                    upgrade: ctx.upgrade,
+                    waited: &ctx.waited,
+                };
+                let now = self.clock.now();
+                match decide::decide(live, &self.refresher, &asked, now, &mut ctx.session).await {
                     Ok(signed_in) => {
                         if let Some((id, signed_in)) = signed_in {
                             if route.token.kind == TokenKind::Access {

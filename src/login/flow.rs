@@ -193,9 +193,9 @@ impl<P: Idp, S: Store> Flow<P, S> {
             lifetime,
         )
         .await?;
-        let subject = Arc::clone(&session.subject);
+        let (issuer, subject) = (session.issuer.clone(), session.subject.clone());
         let id = self.keep(provider, session).await?;
-        audit::signed_in(label, &id, &transaction.issuer, &subject);
+        audit::signed_in(label, &id, &issuer, &subject);
         if let Some(old) = callback.old_session {
             self.replace(old).await;
         }
@@ -204,6 +204,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             id,
             location: way.wanted.return_to,
             login_cookie: cookie.seal(&keys),
+            issuer,
             subject,
         })
     }
@@ -220,8 +221,9 @@ impl<P: Idp, S: Store> Flow<P, S> {
             return Err(error);
         };
         match self.sessions.peek(id).await {
-            Ok(Lookup::Found(_)) => Ok(Finished::Already {
+            Ok(Lookup::Found(found)) => Ok(Finished::Already {
                 location: return_to.to_owned(),
+                session: found.session,
             }),
             Ok(Lookup::Missing(_)) => Err(error),
             Err(_) => Err(CallbackError::StoreUnavailable),

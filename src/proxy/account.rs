@@ -38,7 +38,7 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
                 reason,
                 Denied::NoRoute | Denied::Malformed | Denied::TooLarge
             ) {
-                tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
+                tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = whose(ctx), "access denied");
             }
         }
     }
@@ -55,13 +55,20 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
             access = series.access(),
             reason = ctx.refusal.as_ref().map(Refusal::reason).or(ended),
             client.address = %ctx.client.ip,
-            subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
+            subject.hash = whose(ctx),
             duration_ms = millis(took),
             own_ms = millis(own),
             upstream_ms = ctx.upstream_took.map(millis),
             "request"
         );
     }
+}
+
+fn whose(ctx: &Context) -> Option<String> {
+    let session = ctx.session.as_ref();
+    session
+        .map(|session| subject_hash(&session.issuer, &session.subject))
+        .or_else(|| ctx.signed_in.clone())
 }
 
 fn millis(d: Duration) -> f64 {

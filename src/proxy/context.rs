@@ -45,8 +45,10 @@ pub struct Context {
     pub(super) path: Option<String>,
     /// Target to send upstream in origin-form, when it differs from what came in.
     pub(super) target: Option<Vec<u8>>,
-    /// The session it rides on.
+    /// The session it rides on, or was refused with.
     pub(super) session: Option<Arc<Session>>,
+    /// Hash of who has just signed in: the session is the store's by then.
+    pub(super) signed_in: Option<String>,
     /// What was decided, for the log: `forward`, `login`, `refuse`, `own`.
     pub(super) decision: &'static str,
     /// Why it was refused.
@@ -111,6 +113,7 @@ impl Context {
             path: None,
             target: None,
             session: None,
+            signed_in: None,
             decision: "refuse",
             refusal: None,
             answered: None,

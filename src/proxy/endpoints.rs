@@ -15,7 +15,8 @@ use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
 use crate::refresh::{RefreshError, Refresher};
-use crate::session::{Found, Lookup, SessionId, StoreError};
+use crate::rp::audit::subject_hash;
+use crate::session::{Found, Lookup, Session, SessionId, StoreError};
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
@@ -264,9 +265,11 @@ impl Endpoints<'_> {
                 id,
                 location,
                 login_cookie,
-                ..
+                issuer,
+                subject,
             }) => {
                 self.ctx.decision = "signed_in";
+                self.ctx.signed_in = Some(subject_hash(&issuer, &subject));
                 respond::signed_in(self.ctx, &location)
                     .with(header::SET_COOKIE, cookies::set_session(&config, &id))
                     .with(
@@ -274,7 +277,10 @@ impl Endpoints<'_> {
                         cookies::set_login(&config, &login_cookie),
                     )
             }
-            Ok(Finished::Already { location }) => respond::signed_in(self.ctx, &location),
+            Ok(Finished::Already { location, session }) => {
+                self.ctx.session = Some(session);
+                respond::signed_in(self.ctx, &location)
+            }
             Ok(Finished::Restarted(started)) => {
                 self.ctx.decision = "login";
                 respond::to_provider(&config, head, &started)
@@ -309,8 +315,9 @@ impl Endpoints<'_> {
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
         match self.end(head, LogoutKind::RpInitiated, redirect).await {
-            Ok(next) => {
+            Ok((next, session)) => {
                 self.ctx.decision = "signed_out";
+                self.ctx.session = session;
                 let answer = match next {
                     Next::Location(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
                     Next::SignedOut => respond::signed_out(self.ctx),
@@ -335,8 +342,9 @@ impl Endpoints<'_> {
             return self.refuse(head, &Refusal::CrossSite);
         }
         match self.end(head, LogoutKind::Local, None).await {
-            Ok(_) => {
+            Ok((_, session)) => {
                 self.ctx.decision = "signed_out";
+                self.ctx.session = session;
                 Answer::empty(StatusCode::NO_CONTENT)
                     .with(header::SET_COOKIE, cookies::clear_session(&config))
             }
@@ -351,7 +359,7 @@ impl Endpoints<'_> {
         head: &Parts,
         kind: LogoutKind,
         redirect: Option<String>,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<(Next, Option<Arc<Session>>), StoreError> {
         let mut carried: Vec<SessionId> = cookies::sessions(self.config(), head).collect();
         if carried.len() > 1 {
             for at in 0..carried.len() {
@@ -425,6 +433,7 @@ impl Endpoints<'_> {
             }
             Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
         };
+        self.ctx.session = Some(found.session.clone());
         let Some(provider) = self.live().provider_of(&found.session).cloned() else {
             return self.refuse_api(
                 head,

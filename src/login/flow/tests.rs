@@ -164,6 +164,7 @@ async fn a_login_makes_a_session_and_leads_to_where_the_user_was_going() {
         location,
         login_cookie,
         subject,
+        ..
     }) = finished
     else {
         panic!("{finished:?}");

@@ -97,7 +97,7 @@ async fn a_replayed_callback_goes_on_with_a_session_and_nowhere_without() {
         ("stale session", &login_cookie, Some(&stale), false),
     ] {
         match world.answer(&query, Some(cookie), session).await {
-            Ok(Finished::Already { location }) => {
+            Ok(Finished::Already { location, .. }) => {
                 assert!(goes_on, "{name}");
                 assert_eq!(location, "/orders?id=7");
             }
@@ -134,7 +134,7 @@ async fn a_tab_that_lost_its_cookie_to_another_goes_on_when_signed_in() {
     let (id, cookie) = world.sign_in(None, None).await;
     let query = format!("state={}&code=c", one.state);
     let result = world.answer(&query, Some(&cookie), Some(&id)).await;
-    assert!(matches!(result, Ok(Finished::Already { location }) if location == "/orders?id=7"));
+    assert!(matches!(result, Ok(Finished::Already { location, .. }) if location == "/orders?id=7"));
     assert!(world.store.get(&id).is_some(), "CSRF-07: the session stays");
     world.store.fail(true);
     let result = world.answer(&query, Some(&cookie), Some(&id)).await;

@@ -1,7 +1,10 @@
 //! Shows what each kind of request gets that has no session (RESP-01..09).
 
+use std::time::Duration;
+
 use daypass_testbed::client::{Call, Client};
 use daypass_testbed::provider::Provider;
+use daypass_testbed::raw::wait_for;
 use http::Method;
 use serde_json::json;
 
@@ -267,11 +270,14 @@ async fn each_kind_of_request_without_a_session_gets_its_answer() {
         assert_gets(&stage, dressed(call, headers), *gets, row).await;
     }
     assert_eq!(stage.echo.count(), 0);
-    let counted = stage.counted(
-        "daypass_unauthenticated_total",
-        &[("route", "private"), ("reason", "no_session")],
-    );
-    assert_eq!(counted, rows.len().to_string());
+    // A request is counted a moment after its answer.
+    let labels = [("route", "private"), ("reason", "no_session")];
+    let all = rows.len().to_string();
+    let counted = wait_for(Duration::from_secs(20), || {
+        let counted = stage.counted("daypass_unauthenticated_total", &labels);
+        (counted == all).then_some(())
+    });
+    assert!(counted.is_some(), "{all} were refused");
 }
 
 /// WS-01

@@ -20,6 +20,7 @@ use crate::login;
 use crate::metrics::{LogoutKind, Metrics, ReloadResult, SessionEnd};
 use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
+use crate::proxy::upstream::Upstream;
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
 use crate::rp::{Revoker, audit};
@@ -384,34 +385,48 @@ impl Reloader {
     }
 }
 
-/// Builds everything the configuration names and throws it away again: what only shows when it is used (keys,
-/// certificates, authorities) is a problem of `check`, too. Reaches out to nobody.
-///
-/// # Errors
-/// The first thing that cannot be used.
-pub fn check_offline(config: &Config) -> Result<(), String> {
-    let clock: SharedClock = Arc::new(SystemClock);
-    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-    let sessions = Sessions::open(&config.session, clock.clone(), metrics.clone())?;
-    let lasting = Lasting {
-        streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
-        sessions,
-        login_memory: login::Memory::new(),
-        revoker: Revoker::default(),
-        clock,
-        metrics,
+/// Builds everything the configuration names and throws it away again: what only shows when it is used (certificates,
+/// authorities, the store's address) is a problem of `check`, too. Reaches out to nobody. Returns one line per problem.
+pub fn check_offline(config: &Config) -> Vec<String> {
+    let metrics = match Metrics::new() {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return vec![error.to_string()],
     };
-    for files in config
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.tls.as_ref())
-    {
-        Certificate::load(files)?;
+    let clock: SharedClock = Arc::new(SystemClock);
+    let listeners = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let mut problems: Vec<String> = listeners
+        .filter_map(|files| Certificate::load(files).err())
+        .collect();
+    problems.extend(config.providers.iter().filter_map(|provider| {
+        let built = Provider::new(provider.clone(), clock.clone(), metrics.clone());
+        let problem = built.err()?;
+        Some(format!("provider {}: {problem}", provider.name))
+    }));
+    let upstreams = config.upstreams.iter();
+    problems.extend(upstreams.filter_map(|upstream| Upstream::new(upstream, &metrics).err()));
+    let sessions = match Sessions::open(&config.session, clock.clone(), metrics.clone()) {
+        Ok(sessions) => sessions,
+        Err(problem) => {
+            problems.push(problem);
+            return problems;
+        }
+    };
+    if problems.is_empty() {
+        let lasting = Lasting {
+            streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
+            sessions,
+            login_memory: login::Memory::new(),
+            revoker: Revoker::default(),
+            clock,
+            metrics,
+        };
+        problems.extend(Live::compile(Arc::new(config.clone()), &lasting, None).err());
     }
-    Live::compile(Arc::new(config.clone()), &lasting, None).map(drop)
+    problems
 }
 
-/// Asks everything configured whether it is there (`check --online`). Returns one line per problem.
+/// Asks everything configured whether it is there (`check --online`). Returns one line per problem; what cannot even be
+/// built is for [`check_offline`] to tell.
 pub async fn check_online(config: Config) -> Vec<String> {
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = match Metrics::new() {
@@ -420,11 +435,10 @@ pub async fn check_online(config: Config) -> Vec<String> {
     };
     let mut problems = Vec::new();
     for provider in &config.providers {
-        let asked = match Provider::new(provider.clone(), clock.clone(), metrics.clone()) {
-            Ok(asked) => asked.warm_up().await.map_err(|error| error.to_string()),
-            Err(problem) => Err(problem),
+        let Ok(asked) = Provider::new(provider.clone(), clock.clone(), metrics.clone()) else {
+            continue;
         };
-        if let Err(problem) = asked {
+        if let Err(problem) = asked.warm_up().await {
             problems.push(format!(
                 "provider `{}` at {}: {problem}",
                 provider.name, provider.issuer
@@ -433,7 +447,7 @@ pub async fn check_online(config: Config) -> Vec<String> {
     }
     let store = match Sessions::open(&config.session, clock, metrics) {
         Ok(sessions) => sessions.survey().await,
-        Err(problem) => vec![problem],
+        Err(_) => Vec::new(),
     };
     problems.extend(
         store

@@ -194,16 +194,13 @@ fn check(file: &FileArgs, environment: &Environment, online: bool) -> ExitCode {
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
     }
-    let mut problems = match app::check_offline(&loaded.config) {
-        Ok(()) => Vec::new(),
-        Err(problem) => vec![problem],
-    };
-    if online && problems.is_empty() {
+    let mut problems = app::check_offline(&loaded.config);
+    if online {
         match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
         {
-            Ok(runtime) => problems = runtime.block_on(app::check_online(loaded.config)),
+            Ok(runtime) => problems.extend(runtime.block_on(app::check_online(loaded.config))),
             Err(error) => problems.push(error.to_string()),
         }
     }

@@ -1,92 +1,106 @@
 //! Reads the private key that signs our client assertions: PEM (PKCS#8, PKCS#1, SEC 1) or JWK.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey};
+use jsonwebtoken::Algorithm;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, RsaKeyPair,
+};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{crypto, jws};
-
-/// A private key that has signed something once, so that it is known to work.
-#[derive(Debug)]
-pub(super) struct SigningKey {
-    key: EncodingKey,
+/// A private key that can sign.
+#[derive(Clone)]
+pub struct ClientKey {
+    der: Zeroizing<Vec<u8>>,
     id: Option<String>,
-    /// In order of preference.
+    /// In order of preference; all of one family.
     algorithms: Vec<Algorithm>,
 }
 
-impl SigningKey {
-    /// Reads a key. The error is for the configuration's problem list and holds nothing of the key.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        crypto::install();
+impl ClientKey {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// A text for the configuration's problem list, which holds nothing of the key.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const NEITHER: &str = "no private key: write one in PEM (`-----BEGIN PRIVATE KEY-----`) or as a JWK with its private part";
         let text = text.trim();
         if text.starts_with('{') {
-            let jwk: Jwk =
-                serde_json::from_str(text).map_err(|_| "the client key is no JWK".to_owned())?;
+            let jwk: Jwk = serde_json::from_str(text).map_err(|_| NEITHER)?;
             return jwk.into_key();
         }
-        let der = PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|_| "the client key is neither a PEM private key nor a JWK".to_owned())?;
+        let der = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| NEITHER)?;
         let key = match &der {
             PrivateKeyDer::Pkcs1(der) => rsa(der.secret_pkcs1_der()),
             PrivateKeyDer::Sec1(der) => [P256, P384]
                 .into_iter()
-                .find_map(|curve| ec(&pkcs8_ec(curve, der.secret_sec1_der()))),
+                .find_map(|curve| ec(&pkcs8(curve, der.secret_sec1_der()))),
             PrivateKeyDer::Pkcs8(der) => {
                 let der = der.secret_pkcs8_der();
                 ed25519(der).or_else(|| ec(der)).or_else(|| rsa(der))
             }
             _ => None,
         };
-        key.ok_or_else(|| {
-            "the client key cannot be used: RSA of 2048 bits or more, P-256, P-384 or Ed25519 is needed"
-                .to_owned()
-        })
+        key.ok_or(UNSUPPORTED)
     }
 
-    /// The algorithm to sign with: the first of ours among those the provider names, or simply the first when it
-    /// names none (OIDC Discovery §3, `token_endpoint_auth_signing_alg_values_supported`).
-    pub(super) fn algorithm(&self, supported: Option<&[String]>) -> Option<Algorithm> {
-        let Some(supported) = supported else {
-            return self.algorithms.first().copied();
-        };
-        let supported: Vec<_> = supported.iter().filter_map(|n| jws::algorithm(n)).collect();
-        self.algorithms
-            .iter()
-            .copied()
-            .find(|ours| supported.contains(ours))
-    }
-
-    /// The key itself.
-    pub(super) fn key(&self) -> &EncodingKey {
-        &self.key
+    /// PKCS#1 or PKCS#8 for RSA, PKCS#8 for the others.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// Its `kid`, when it came as JWK with one.
-    pub(super) fn id(&self) -> Option<&str> {
+    pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// `None` when the key does not sign with the first of `algorithms`.
-    fn try_new(key: EncodingKey, algorithms: &[Algorithm]) -> Option<Self> {
-        let first = *algorithms.first()?;
-        jsonwebtoken::crypto::sign(b"", &key, first).ok()?;
-        Some(Self {
-            key,
+    /// What it can sign with, in order of preference; never empty, and all of one family.
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// Whether `other` is the same key, told in constant time.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.algorithms == other.algorithms
+            && self.der.ct_eq(&other.der).into()
+    }
+
+    fn new(der: &[u8], algorithms: &[Algorithm]) -> Self {
+        Self {
+            der: Zeroizing::new(der.to_vec()),
             id: None,
             algorithms: algorithms.to_vec(),
-        })
+        }
     }
 }
 
+impl fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientKey")
+            .field("id", &self.id)
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
+    }
+}
+
+const UNSUPPORTED: &str = "this kind of key cannot be used: write an RSA (2048 bits or more), P-256, P-384 or Ed25519 one";
+
 /// RS256 first: every provider knows it. PKCS#1 or PKCS#8.
-fn rsa(der: &[u8]) -> Option<SigningKey> {
-    SigningKey::try_new(
-        EncodingKey::from_rsa_der(der),
+fn rsa(der: &[u8]) -> Option<ClientKey> {
+    RsaKeyPair::from_der(der)
+        .or_else(|_| RsaKeyPair::from_pkcs8(der))
+        .ok()?;
+    Some(ClientKey::new(
+        der,
         &[
             Algorithm::RS256,
             Algorithm::PS256,
@@ -95,17 +109,26 @@ fn rsa(der: &[u8]) -> Option<SigningKey> {
             Algorithm::RS512,
             Algorithm::PS512,
         ],
-    )
+    ))
 }
 
-fn ec(pkcs8: &[u8]) -> Option<SigningKey> {
-    let key = EncodingKey::from_ec_der(pkcs8);
-    SigningKey::try_new(key.clone(), &[Algorithm::ES256])
-        .or_else(|| SigningKey::try_new(key, &[Algorithm::ES384]))
+fn ec(pkcs8: &[u8]) -> Option<ClientKey> {
+    let fits = |curve: &'static EcdsaSigningAlgorithm| {
+        EcdsaKeyPair::from_pkcs8(curve, pkcs8, &SystemRandom::new()).is_ok()
+    };
+    if fits(&ECDSA_P256_SHA256_FIXED_SIGNING) {
+        Some(ClientKey::new(pkcs8, &[Algorithm::ES256]))
+    } else if fits(&ECDSA_P384_SHA384_FIXED_SIGNING) {
+        Some(ClientKey::new(pkcs8, &[Algorithm::ES384]))
+    } else {
+        None
+    }
 }
 
-fn ed25519(pkcs8: &[u8]) -> Option<SigningKey> {
-    SigningKey::try_new(EncodingKey::from_ed_der(pkcs8), &[Algorithm::EdDSA])
+fn ed25519(pkcs8: &[u8]) -> Option<ClientKey> {
+    // OpenSSL writes PKCS#8 without the public key, which the checking constructor refuses.
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).ok()?;
+    Some(ClientKey::new(pkcs8, &[Algorithm::EdDSA]))
 }
 
 /// A private key as JWK (RFC 7518 §6, RFC 8037 §2).
@@ -141,25 +164,23 @@ impl<'de> Deserialize<'de> for Number {
 }
 
 impl Jwk {
-    fn into_key(self) -> Result<SigningKey, String> {
+    fn into_key(self) -> Result<ClientKey, &'static str> {
         let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => self.rsa(),
             ("EC", Some("P-256")) => self.ec(P256),
             ("EC", Some("P-384")) => self.ec(P384),
             ("OKP", Some("Ed25519")) => self.ed25519(),
-            _ => {
-                return Err(
-                    "the client key's `kty` and `crv` are not supported: RSA, P-256, P-384 or Ed25519 is needed"
-                        .to_owned(),
-                );
-            }
+            ("EC" | "OKP", _) => return Err(UNSUPPORTED),
+            _ => return Err("no private key: a shared secret goes into `client_secret`"),
         }
-        .ok_or_else(|| "the client key's JWK is no complete private key".to_owned())?;
-        if let Some(name) = self.alg {
-            // One key, one algorithm (RFC 8725 §3.1).
-            let named = jws::algorithm(&name)
-                .filter(|named| key.algorithms.contains(named))
-                .ok_or_else(|| "the client key's `alg` does not fit its type".to_owned())?;
+        .ok_or("no complete private key: write the JWK with all its members, an RSA one with `p`, `q`, `dp`, `dq` and `qi`, too")?;
+        if let Some(name) = &self.alg {
+            // One key, one algorithm (RFC 8725 §3.1). RFC 9864 gives EdDSA over Ed25519 its own name.
+            let name = if name == "Ed25519" { "EdDSA" } else { name };
+            let named = name.parse().ok();
+            let named = named.filter(|named| key.algorithms.contains(named)).ok_or(
+                "the JWK's `alg` does not fit its type: write one that does, or leave it out",
+            )?;
             key.algorithms = vec![named];
         }
         key.id = self.kid;
@@ -167,7 +188,7 @@ impl Jwk {
     }
 
     /// `RSAPrivateKey` (RFC 8017 §A.1.2).
-    fn rsa(&self) -> Option<SigningKey> {
+    fn rsa(&self) -> Option<ClientKey> {
         let mut fields = Zeroizing::new(der::unsigned(&[0]));
         let members = [
             &self.n, &self.e, &self.d, &self.p, &self.q, &self.dp, &self.dq, &self.qi,
@@ -180,7 +201,7 @@ impl Jwk {
     }
 
     /// `ECPrivateKey` (RFC 5915 §3) in PKCS#8.
-    fn ec(&self, curve: Curve) -> Option<SigningKey> {
+    fn ec(&self, curve: Curve) -> Option<ClientKey> {
         let (x, y, d) = (
             &self.x.as_ref()?.0,
             &self.y.as_ref()?.0,
@@ -197,14 +218,14 @@ impl Jwk {
             .concat(),
         );
         let sec1 = Zeroizing::new(der::wrap(der::SEQUENCE, &fields));
-        ec(&pkcs8_ec(curve, &sec1))
+        ec(&pkcs8(curve, &sec1))
     }
 
     /// `CurvePrivateKey` (RFC 8410 §7) in PKCS#8, with the public key where there is one, so that both are checked
     /// against each other.
-    fn ed25519(&self) -> Option<SigningKey> {
+    fn ed25519(&self) -> Option<ClientKey> {
         let (seed, public) = (&self.d.as_ref()?.0, &self.x.as_ref()?.0);
-        let pair = ring::signature::Ed25519KeyPair::from_seed_and_public_key(seed, public);
+        let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public);
         pair.ok()?;
         let seed = Zeroizing::new(der::wrap(der::OCTET_STRING, seed));
         ed25519(&pkcs8(ED25519_ALGORITHM, &seed))
@@ -224,10 +245,6 @@ const P384: Curve = &[
 ];
 /// RFC 8410 §3.
 const ED25519_ALGORITHM: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
-
-fn pkcs8_ec(curve: Curve, sec1: &[u8]) -> Zeroizing<Vec<u8>> {
-    pkcs8(curve, sec1)
-}
 
 /// `PrivateKeyInfo` (RFC 5208 §5).
 fn pkcs8(algorithm: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {

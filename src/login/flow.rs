@@ -97,10 +97,8 @@ impl<P: Idp, S: Store> Flow<P, S> {
         let mut provider = self.presumed(callback.path_provider);
         let result = self.complete(&callback, &mut provider).await;
         let outcome = match &result {
-            // Nobody logged in just now.
-            Ok(Finished::Already { .. }) => return result,
-            // What came of it was counted there.
-            Err(CallbackError::NotRestarted(_)) => return result,
+            // Nobody logged in just now; or what came of it was counted there.
+            Ok(Finished::Already { .. }) | Err(CallbackError::NotRestarted(_)) => return result,
             Ok(Finished::SignedIn { .. }) => LoginResult::Success,
             Ok(Finished::Restarted(_)) => LoginResult::Restarted,
             Err(CallbackError::BadState(_) | CallbackError::NoCookie) => LoginResult::BadState,

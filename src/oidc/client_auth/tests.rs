@@ -117,7 +117,7 @@ async fn a_key_the_provider_cannot_check_is_not_tried() {
     let scene = Scene::with(
         |config| {
             config.client_auth =
-                model::ClientAuth::PrivateKeyJwt(model::ClientKey::parse(KEY).unwrap())
+                model::ClientAuth::PrivateKeyJwt(model::ClientKey::parse(KEY).unwrap());
         },
         |m| {
             let name = "token_endpoint_auth_signing_alg_values_supported";

@@ -195,7 +195,7 @@ async fn lossy(port: u16, marker: String, cut: bool) -> u16 {
                             let Ok(n @ 1..) = n else { return };
                             let text = String::from_utf8_lossy(&asked[..n]);
                             swallow |= text.contains(&marker)
-                                && once.swap(false, std::sync::atomic::Ordering::SeqCst);
+                                && once.swap(false, Ordering::SeqCst);
                             to_server.write_all(&asked[..n]).await.unwrap();
                         }
                         n = from_server.read(&mut answered) => {

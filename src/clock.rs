@@ -192,6 +192,19 @@ impl Clock for ManualClock {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn waits_add_up_and_what_lies_between_does_not_count() {
+        let second = Duration::from_secs(1);
+        let waited = Waited::default();
+        assert_eq!(waited.total(), Duration::ZERO);
+        waited.on(sleep(second)).await;
+        sleep(second * 5).await;
+        assert_eq!(waited.on(async { 7 }).await, 7);
+        waited.on(sleep(second * 2)).await;
+        waited.add(second);
+        assert_eq!(waited.total(), second * 4);
+    }
+
     #[tokio::test]
     async fn what_came_while_the_process_was_frozen_is_looked_at() {
         // A task brings it, as a connection's task brings an answer; nothing runs while the only thread sleeps.

@@ -8,7 +8,7 @@ pub(super) fn login(config: &Config, return_to: Option<&str>) -> String {
     link(config, return_to, &[], None)
 }
 
-/// The login that was `wanted`, once more or with the provider that is chosen.
+/// The login that was `wanted`, once more; with the `provider` that is chosen, else the user is asked (again) which.
 ///
 /// Without `prompt=none`: it forbids the provider to ask, which is all that is left to try.
 pub(super) fn wanted(config: &Config, wanted: &Wanted, provider: Option<&str>) -> String {
@@ -18,14 +18,7 @@ pub(super) fn wanted(config: &Config, wanted: &Wanted, provider: Option<&str>) -
         .filter(|(name, value)| name != "prompt" || value != "none")
         .cloned()
         .collect();
-    // Nobody gets further with one that does not exist.
-    let known = |name: &&str| config.providers.iter().any(|p| &*p.name == *name);
-    link(
-        config,
-        Some(&wanted.return_to),
-        &extra,
-        provider.filter(known),
-    )
+    link(config, Some(&wanted.return_to), &extra, provider)
 }
 
 fn link(
@@ -53,8 +46,7 @@ mod tests {
 
     #[test]
     fn a_link_carries_what_was_asked_for_and_escapes_it() {
-        let acme = std::sync::Arc::new(crate::rp::fakes::provider("acme"));
-        let config = crate::rp::fakes::config(vec![acme]);
+        let config = crate::rp::fakes::config(Vec::new());
         let wish = |extra: &[(&str, &str)]| Wanted {
             return_to: "/a?b=c&d".into(),
             extra: extra
@@ -70,7 +62,6 @@ mod tests {
         for (name, extra, provider, want) in [
             ("nothing more", &[][..], None, ""),
             ("a provider", &[], Some("acme"), "&provider=acme"),
-            ("a provider nobody knows", &[], Some("evil"), ""),
             (
                 "parameters",
                 &[("prompt", "login"), ("login_hint", "a&b=<\"c d\">")],

@@ -54,7 +54,7 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
             ctx.refusal = Some(refusal);
             to_provider(&live.config, head, &started)
         }
-        Err(error) => start_refused(ctx, head, &error, &wanted, provider.as_deref()),
+        Err(error) => start_refused(ctx, head, &error, &wanted),
     }
 }
 
@@ -118,7 +118,6 @@ pub(super) fn start_refused(
     head: &Parts,
     error: &StartError,
     wanted: &Wanted,
-    provider: Option<&str>,
 ) -> Answer {
     let refusal = match error {
         StartError::Choose => return chooser(ctx, wanted),
@@ -130,17 +129,16 @@ pub(super) fn start_refused(
         StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
         StartError::StoreUnavailable => Refusal::StoreUnavailable,
     };
-    let retry = again::wanted(&ctx.live.config, wanted, provider);
+    let retry = again::wanted(&ctx.live.config, wanted, None);
     answer(ctx, head, &refusal, Some(&retry), None)
 }
 
-/// Answers a login with `provider` that could not be finished; `wanted` is what was asked for, if that could be told.
+/// Answers a login that could not be finished; `wanted` is what was asked for, if that could be told.
 pub(super) fn callback_refused(
     ctx: &mut Context,
     head: &Parts,
     error: &CallbackError,
     wanted: Option<&Wanted>,
-    provider: Option<&str>,
 ) -> Answer {
     let nothing = Wanted {
         return_to: "/".to_owned(),
@@ -159,11 +157,11 @@ pub(super) fn callback_refused(
         }
         CallbackError::StoreUnavailable => (Refusal::StoreUnavailable, None),
         CallbackError::NotRestarted(error) => {
-            return start_refused(ctx, head, error, wanted, provider);
+            return start_refused(ctx, head, error, wanted);
         }
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
-    let retry = again::wanted(&ctx.live.config, wanted, provider);
+    let retry = again::wanted(&ctx.live.config, wanted, None);
     answer(ctx, head, &refusal, Some(&retry), code)
 }
 

@@ -53,9 +53,7 @@ impl Endpoints<'_> {
         let started = self.live().login.start(start).await;
         match started {
             Ok(started) => respond::to_provider(self.config(), head, &started),
-            Err(error) => {
-                respond::start_refused(self.ctx, head, &error, &wanted, provider.as_deref())
-            }
+            Err(error) => respond::start_refused(self.ctx, head, &error, &wanted),
         }
     }
 
@@ -105,7 +103,7 @@ impl Endpoints<'_> {
             }
             Err(error) => {
                 let wanted = self.live().login.wanted(query);
-                respond::callback_refused(self.ctx, head, &error, wanted.as_ref(), provider)
+                respond::callback_refused(self.ctx, head, &error, wanted.as_ref())
             }
         }
     }

@@ -136,14 +136,12 @@ async fn what_was_asked_for_outlives_the_chooser_and_a_failure() {
         .fault(Endpoint::Authorize, Fault::oauth("access_denied"));
     let refused = client.browse(&to_provider).await.expect("a page");
     assert_eq!(refused.status, 403);
+    // It may have been the wrong one: there is a choice again.
     let again = link(&refused, "/oauth2/login");
-    let started = go(client.navigate(&again)).await;
+    let chooser = go(client.navigate(&again)).await;
+    let started = go(client.navigate(link(&chooser, "provider=acme"))).await;
     let to_provider = started.location().expect("to the provider");
     assert_eq!(values(&to_provider), want, "after a refusal");
-    assert!(
-        to_provider.starts_with(&two.honest.issuer()),
-        "the same one"
-    );
 
     // A provider that cannot be asked at all.
     two.honest.stop();
@@ -155,7 +153,6 @@ async fn what_was_asked_for_outlives_the_chooser_and_a_failure() {
     assert_eq!(down.status, 503);
     let again = link(&down, "/oauth2/login");
     assert_eq!(values(&again), want, "after an outage");
-    assert_eq!(parameter(&again, "provider").as_deref(), Some("acme"));
     assert_eq!(parameter(&again, "redirect").as_deref(), Some("/after"));
     // A provider that may not ask anything has had its try.
     let silent = two.daypass.url("/oauth2/login?provider=acme&prompt=none");

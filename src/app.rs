@@ -20,11 +20,15 @@ use crate::login;
 use crate::metrics::{LogoutKind, Metrics, ReloadResult, SessionEnd};
 use crate::oidc::Provider;
 use crate::proxy::live::{Lasting, Live};
+use crate::proxy::upstream::Upstream;
 use crate::proxy::{InFlight, Proxy};
 use crate::refresh::Refresher;
 use crate::rp::{Revoker, audit};
 use crate::session::Sessions;
 use crate::streams::Streams;
+use crate::telemetry::Levels;
+
+mod fixed;
 
 /// Pause between looks at the session store.
 const STORE_PULSE: Duration = Duration::from_secs(1);
@@ -59,6 +63,7 @@ pub struct Source {
 #[derive(Debug)]
 pub struct App {
     source: Source,
+    levels: Levels,
     listeners: Vec<Bound>,
     admin: Bound,
     certificates: Vec<Arc<Certificate>>,
@@ -75,7 +80,7 @@ impl App {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn build(loaded: Loaded, source: Source) -> Result<Self, StartError> {
+    pub async fn build(loaded: Loaded, source: Source, levels: Levels) -> Result<Self, StartError> {
         // First of all: until somebody listens, SIGHUP ends a process.
         let hangup = signal(SignalKind::hangup())
             .map_err(|error| StartError::Config(format!("cannot listen for SIGHUP: {error}")))?;
@@ -110,6 +115,7 @@ impl App {
         metrics.config_loaded(clock.now());
         Ok(Self {
             source,
+            levels,
             certificates: listeners.iter().filter_map(Bound::certificate).collect(),
             listeners,
             admin,
@@ -166,6 +172,8 @@ impl App {
         upkeep.spawn(watch_providers(self.live.clone(), self.health.clone()));
         let reloader = Reloader {
             source: self.source,
+            levels: self.levels,
+            started: config,
             live: self.live.clone(),
             lasting: self.lasting.clone(),
             certificates: self.certificates,
@@ -302,6 +310,9 @@ async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
 /// Puts a changed configuration into force.
 struct Reloader {
     source: Source,
+    levels: Levels,
+    /// What the process started with: some of it stays until its end.
+    started: Arc<Config>,
     live: Arc<ArcSwap<Live>>,
     lasting: Lasting,
     certificates: Vec<Arc<Certificate>>,
@@ -387,39 +398,57 @@ impl Reloader {
         for (certificate, acceptor) in self.certificates.iter().zip(acceptors) {
             certificate.put(acceptor);
         }
+        self.levels.set(config.logging.level);
         self.live.store(Arc::new(new));
+        for key in fixed::waiting(&self.started, &config) {
+            tracing::warn!("{key}: takes a restart; what it was at start stays in force");
+        }
         Ok(())
     }
 }
 
-/// Builds everything the configuration names and throws it away again: what only shows when it is used (keys,
-/// certificates, authorities) is a problem of `check`, too. Reaches out to nobody.
-///
-/// # Errors
-/// The first thing that cannot be used.
-pub fn check_offline(config: &Config) -> Result<(), String> {
-    let clock: SharedClock = Arc::new(SystemClock);
-    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-    let sessions = Sessions::open(&config.session, clock.clone(), metrics.clone())?;
-    let lasting = Lasting {
-        streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
-        sessions,
-        login_memory: login::Memory::new(),
-        revoker: Revoker::default(),
-        clock,
-        metrics,
+/// Builds everything the configuration names and throws it away again: what only shows when it is used (certificates,
+/// authorities, the store's address) is a problem of `check`, too. Reaches out to nobody. Returns one line per problem.
+pub fn check_offline(config: &Config) -> Vec<String> {
+    let metrics = match Metrics::new() {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return vec![error.to_string()],
     };
-    for files in config
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.tls.as_ref())
-    {
-        Certificate::load(files)?;
+    let clock: SharedClock = Arc::new(SystemClock);
+    let listeners = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let mut problems: Vec<String> = listeners
+        .filter_map(|files| Certificate::load(files).err())
+        .collect();
+    problems.extend(config.providers.iter().filter_map(|provider| {
+        let built = Provider::new(provider.clone(), clock.clone(), metrics.clone());
+        let problem = built.err()?;
+        Some(format!("provider {}: {problem}", provider.name))
+    }));
+    let upstreams = config.upstreams.iter();
+    problems.extend(upstreams.filter_map(|upstream| Upstream::new(upstream, &metrics).err()));
+    let sessions = match Sessions::open(&config.session, clock.clone(), metrics.clone()) {
+        Ok(sessions) => sessions,
+        Err(problem) => {
+            problems.push(problem);
+            return problems;
+        }
+    };
+    if problems.is_empty() {
+        let lasting = Lasting {
+            streams: Streams::new(sessions.clone(), clock.clone(), metrics.clone()),
+            sessions,
+            login_memory: login::Memory::new(),
+            revoker: Revoker::default(),
+            clock,
+            metrics,
+        };
+        problems.extend(Live::compile(Arc::new(config.clone()), &lasting, None).err());
     }
-    Live::compile(Arc::new(config.clone()), &lasting, None).map(drop)
+    problems
 }
 
-/// Asks everything configured whether it is there (`check --online`). Returns one line per problem.
+/// Asks everything configured whether it is there (`check --online`). Returns one line per problem; what cannot even be
+/// built is for [`check_offline`] to tell.
 pub async fn check_online(config: Config) -> Vec<String> {
     let clock: SharedClock = Arc::new(SystemClock);
     let metrics = match Metrics::new() {
@@ -428,11 +457,10 @@ pub async fn check_online(config: Config) -> Vec<String> {
     };
     let mut problems = Vec::new();
     for provider in &config.providers {
-        let asked = match Provider::new(provider.clone(), clock.clone(), metrics.clone()) {
-            Ok(asked) => asked.warm_up().await.map_err(|error| error.to_string()),
-            Err(problem) => Err(problem),
+        let Ok(asked) = Provider::new(provider.clone(), clock.clone(), metrics.clone()) else {
+            continue;
         };
-        if let Err(problem) = asked {
+        if let Err(problem) = asked.warm_up().await {
             problems.push(format!(
                 "provider `{}` at {}: {problem}",
                 provider.name, provider.issuer
@@ -441,7 +469,7 @@ pub async fn check_online(config: Config) -> Vec<String> {
     }
     let store = match Sessions::open(&config.session, clock, metrics) {
         Ok(sessions) => sessions.survey().await,
-        Err(problem) => vec![problem],
+        Err(_) => Vec::new(),
     };
     problems.extend(
         store

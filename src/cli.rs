@@ -140,7 +140,7 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     }
     let color =
         environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
-    telemetry::start(&logging, environment.get("RUST_LOG"), color);
+    let levels = telemetry::start(&logging, environment.get("RUST_LOG"), color);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -154,7 +154,7 @@ fn run(args: &RunArgs, environment: Environment) -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let terminated = terminated().map_err(|error| error.to_string())?;
-        let app = App::build(loaded, Source { path, environment })
+        let app = App::build(loaded, Source { path, environment }, levels)
             .await
             .map_err(|error| with_causes(&error))?;
         app.run(terminated)
@@ -194,16 +194,13 @@ fn check(file: &FileArgs, environment: &Environment, online: bool) -> ExitCode {
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
     }
-    let mut problems = match app::check_offline(&loaded.config) {
-        Ok(()) => Vec::new(),
-        Err(problem) => vec![problem],
-    };
-    if online && problems.is_empty() {
+    let mut problems = app::check_offline(&loaded.config);
+    if online {
         match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
         {
-            Ok(runtime) => problems = runtime.block_on(app::check_online(loaded.config)),
+            Ok(runtime) => problems.extend(runtime.block_on(app::check_online(loaded.config))),
             Err(error) => problems.push(error.to_string()),
         }
     }

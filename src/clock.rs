@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep};
@@ -70,6 +70,34 @@ impl Timestamp {
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}ms", self.0)
+    }
+}
+
+/// Adds up the time that was spent waiting for others, which is nobody's own.
+#[derive(Debug, Default)]
+pub struct Waited(AtomicU64);
+
+impl Waited {
+    /// Waits for what others do.
+    ///
+    /// # Cancel safety
+    /// As safe as `others`; dropped before its end, the wait is not counted.
+    pub async fn on<F: Future>(&self, others: F) -> F::Output {
+        let began = Instant::now();
+        let outcome = others.await;
+        self.add(began.elapsed());
+        outcome
+    }
+
+    /// Adds a wait.
+    pub fn add(&self, wait: Duration) {
+        let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -163,6 +191,19 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_add_up_and_what_lies_between_does_not_count() {
+        let second = Duration::from_secs(1);
+        let waited = Waited::default();
+        assert_eq!(waited.total(), Duration::ZERO);
+        waited.on(sleep(second)).await;
+        sleep(second * 5).await;
+        assert_eq!(waited.on(async { 7 }).await, 7);
+        waited.on(sleep(second * 2)).await;
+        waited.add(second);
+        assert_eq!(waited.total(), second * 4);
+    }
 
     #[tokio::test]
     async fn what_came_while_the_process_was_frozen_is_looked_at() {

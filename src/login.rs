@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use ring::rand::SecureRandom as _;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Waited};
 use crate::config::model;
 use crate::metrics::Metrics;
 use crate::oidc::Provider;
 use crate::rp::Revoker;
-use crate::session::{SessionId, Sessions};
+use crate::session::{Session, SessionId, Sessions};
 
 mod answer;
 mod cookie;
@@ -43,6 +43,8 @@ pub struct Start<'a> {
     pub client: std::net::IpAddr,
     /// Whether this start is automatic (redirected from a page) rather than asked for (`login`): only automatic ones can loop.
     pub automatic: bool,
+    /// Told how long the provider was waited for.
+    pub waited: &'a Waited,
 }
 
 /// Where the browser goes, with which login cookie.
@@ -74,6 +76,9 @@ pub enum StartError {
     /// The provider cannot be asked.
     #[error("the provider is unavailable")]
     ProviderUnavailable,
+    /// There is nowhere to put the session that would come of it.
+    #[error("the session store is unavailable")]
+    StoreUnavailable,
 }
 
 /// What came to the callback.
@@ -88,6 +93,12 @@ pub struct Callback<'a> {
     pub login_cookie: Option<&'a str>,
     /// The session the browser still has: it dies when the new one is made; a replayed callback returns to it.
     pub old_session: Option<&'a SessionId>,
+    /// Client address, for the rate limit of a login that starts anew.
+    pub client: std::net::IpAddr,
+    /// Whether a person's browser is on its way to a page: nothing else is sent to log in again.
+    pub navigates: bool,
+    /// Told how long the provider was waited for.
+    pub waited: &'a Waited,
 }
 
 /// A finished login.
@@ -100,14 +111,29 @@ pub enum Finished {
         location: String,
         /// New value of the login cookie.
         login_cookie: String,
-        /// Who, for the audit log (hashed there).
+        /// Whose, for the logs, which name them by a hash.
+        issuer: Arc<str>,
+        /// See `issuer`.
         subject: Arc<str>,
     },
     /// The callback was replayed by a browser that is signed in already: just go on.
     Already {
         /// `Location`.
         location: String,
+        /// The session it has.
+        session: Arc<Session>,
     },
+    /// The answer was to a login under another cookie: a new one has started.
+    Restarted(Started),
+}
+
+/// A login as it was wished for, to be wished for again.
+#[derive(Clone)]
+pub struct Wanted {
+    /// As in [`Start`].
+    pub return_to: String,
+    /// As in [`Start`].
+    pub extra: Vec<(String, String)>,
 }
 
 /// Why a callback made no session.
@@ -137,6 +163,9 @@ pub enum CallbackError {
     /// The provider has logged the user out while the login was under way (LOGOUT-12).
     #[error("the provider has logged the user out meanwhile")]
     LoggedOut,
+    /// The answer was to a login under another cookie, and no new one could be started.
+    #[error("the login cannot start anew: {0}")]
+    NotRestarted(StartError),
 }
 
 // What travels through the browser (codes, states, cookies, log-in hints) is kept out of `Debug`.
@@ -148,6 +177,12 @@ impl fmt::Debug for Start<'_> {
             .field("provider", &self.provider)
             .field("automatic", &self.automatic)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
     }
 }
 
@@ -171,6 +206,7 @@ impl fmt::Debug for Finished {
         f.write_str(match self {
             Self::SignedIn { .. } => "SignedIn(..)",
             Self::Already { .. } => "Already(..)",
+            Self::Restarted(_) => "Restarted(..)",
         })
     }
 }
@@ -210,7 +246,7 @@ impl Login {
     /// Finishes a login.
     ///
     /// # Errors
-    /// See [`CallbackError`]. With each comes, where `state` is ours, the place to go back to: ask [`Login::retry_target`].
+    /// See [`CallbackError`]. With each comes, where `state` is ours, what was wanted: ask [`Login::wanted`].
     ///
     /// # Cancel safety
     /// Dropped after the code went out, the login is lost: no session remains of it and the old one still lives.
@@ -218,10 +254,10 @@ impl Login {
         self.flow.finish(callback).await
     }
 
-    /// Where "Try again" should lead: the return target sealed in `state`, if it is one of ours. It opens for any browser
-    /// and at any age, because it is only a link, and one that was checked to be ours when the login started.
-    pub fn retry_target(&self, query: &str) -> Option<String> {
-        self.flow.retry_target(query)
+    /// What "Try again" should ask for: the wish sealed in `state`, if it is one of ours. It opens for any browser and at
+    /// any age, because it is only a link, whose target was checked to be ours when the login started.
+    pub fn wanted(&self, query: &str) -> Option<Wanted> {
+        self.flow.wanted(query)
     }
 }
 

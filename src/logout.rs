@@ -8,7 +8,7 @@ use crate::config::model;
 use crate::metrics::{LogoutKind, Metrics};
 use crate::oidc::Provider;
 use crate::rp::Revoker;
-use crate::session::{SessionId, Sessions, StoreError};
+use crate::session::{Session, SessionId, Sessions, StoreError};
 
 mod flow;
 mod told;
@@ -68,6 +68,8 @@ impl Logout {
     /// Without a session a single provider is still visited: who asks to log out after the session here ran out wants
     /// the provider's to end, too.
     ///
+    /// Tells which session was ended, if one was.
+    ///
     /// # Errors
     /// [`StoreError`]: the session may still be there; the user must be told.
     pub async fn end(
@@ -76,7 +78,7 @@ impl Logout {
         origin: &model::Origin,
         id: Option<&SessionId>,
         redirect: Option<String>,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<(Next, Option<Arc<Session>>), StoreError> {
         self.flow.end(kind, origin, id, redirect).await
     }
 

@@ -261,7 +261,7 @@ impl Provider {
         crypto::install();
         metrics.know_provider(&config.name);
         discovery::check_issuer(&config)?;
-        let client = Client::new(&config, Arc::clone(&clock))?;
+        let client = Client::new(&config, Arc::clone(&clock));
         let [logins, refreshes] = [metrics::Lane::Login, metrics::Lane::Refresh]
             .map(|kind| Lane::new(kind, &config.name, &metrics));
         let caller = Arc::new(Caller::new(&config, Arc::clone(&clock), metrics)?);

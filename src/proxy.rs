@@ -5,6 +5,7 @@
 //! the request; it holds the configuration the request began with.
 
 mod account;
+mod again;
 mod answer;
 mod context;
 mod cookies;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -44,6 +46,7 @@ use crate::web::trace::RequestId;
 use answer::Answer;
 use context::Context;
 pub use context::InFlight;
+use decide::Asked;
 use endpoints::Endpoints;
 pub use guard::Guarded;
 use intake::Taken;
@@ -118,22 +121,20 @@ impl Proxy {
                 let Some(route) = ctx.route.map(|index| &live.config.routes[index]) else {
                     return Ok(None);
                 };
-                match decide::decide(
-                    live,
-                    &self.refresher,
+                let asked = Asked {
                     route,
-                    session.req_header(),
-                    ctx.upgrade,
-                    self.clock.now(),
-                    &mut ctx.session,
-                )
-                .await
-                {
+                    head: session.req_header(),
+                    upgrade: ctx.upgrade,
+                    waited: &ctx.waited,
+                };
+                let now = self.clock.now();
+                match decide::decide(live, &self.refresher, &asked, now, &mut ctx.session).await {
                     Ok(signed_in) => {
                         if let Some((id, signed_in)) = signed_in {
-                            live.own
-                                .metrics()
-                                .token_forwarded(decide::token_left(&signed_in, self.clock.now()));
+                            if route.token.kind == TokenKind::Access {
+                                let left = decide::token_left(&signed_in, self.clock.now());
+                                live.own.metrics().token_forwarded(left);
+                            }
                             ctx.said.0 = session.req_header().method.clone();
                             let bond = Bond::with_token(route.token.kind != TokenKind::None);
                             ctx.seat = guard::mount(session, &live.streams, id, bond);
@@ -193,6 +194,7 @@ impl ProxyHttp for Proxy {
             return Ok(false);
         };
         ctx.answered = Some(answer.status());
+        ctx.began = Some(Instant::now());
         match ctx.events_of.take() {
             Some(events) => events.tell(session, ctx, answer).await?,
             None => answer.write(session, ctx.request_id.to_value()).await?,
@@ -214,10 +216,12 @@ impl ProxyHttp for Proxy {
             .as_ref()
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "route without upstream"))?;
         ctx.connects += 1;
+        ctx.connecting = Some(Instant::now());
         // A retry sends the body again from its start.
         ctx.body = 0;
         let Ok(mut peer) = upstream.peer().await else {
             ctx.unresolved = true;
+            ctx.connected();
             return Err(Error::explain(ErrorType::ConnectError, "name not resolved").into_up());
         };
         let limit = live.config.routes[route].limits.timeout;
@@ -240,6 +244,22 @@ impl ProxyHttp for Proxy {
             upstream.for_upgrade(&mut peer);
         }
         Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        // One that was kept is taken up at once.
+        if !reused {
+            ctx.connected();
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -353,6 +373,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        ctx.connected();
         // Nothing was sent, so any method may try the next address.
         let more = ctx
             .route
@@ -434,6 +455,7 @@ impl ProxyHttp for Proxy {
             }
             code = refusal.status().as_u16();
             if session.response_written().is_none() {
+                ctx.began = Some(Instant::now());
                 let head = session.req_header().as_owned_parts();
                 let answer = respond::refuse(ctx, &head, &refusal).closing(true);
                 let _ = answer.write(session, ctx.request_id.to_value()).await;

@@ -7,6 +7,7 @@ use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::model::{LogFormat, Logging};
@@ -18,8 +19,8 @@ pub const AUDIT: &str = "audit";
 
 /// Starts logging. `level_override` is the value of `RUST_LOG`: a bare level (`debug`), or comma-separated
 /// `target=level` pairs of our own targets. `color` is whether text lines may be coloured (`NO_COLOR`, terminal).
-pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) {
-    let filter = Ours::new(logging.level, level_override);
+pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) -> Levels {
+    let (filter, handle) = reload::Layer::new(Ours::new(logging.level, level_override));
     let layer = match logging.format {
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
@@ -37,9 +38,31 @@ pub fn start(logging: &Logging, level_override: Option<&str>, color: bool) {
     };
     // A second start in one process (tests) keeps the first.
     let _ = Registry::default().with(layer).try_init();
+    Levels {
+        handle,
+        level_override: level_override.map(str::to_owned),
+    }
+}
+
+/// Sets the level while the process runs.
+#[derive(Debug)]
+pub struct Levels {
+    handle: reload::Handle<Ours, Registry>,
+    /// `RUST_LOG` goes on overriding.
+    level_override: Option<String>,
+}
+
+impl Levels {
+    /// `logging.level` has changed, or not.
+    pub fn set(&self, level: LevelFilter) {
+        let ours = Ours::new(level, self.level_override.as_deref());
+        // Fails only where another subscriber was there first, which has levels of its own.
+        let _ = self.handle.reload(ours);
+    }
 }
 
 /// Enables our own targets only.
+#[derive(Debug)]
 struct Ours {
     default: LevelFilter,
     targets: Vec<(String, LevelFilter)>,
@@ -90,7 +113,12 @@ impl Ours {
                 .strip_prefix(name.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         });
-        named.map_or(self.default, |(_, level)| *level)
+        match named {
+            Some((_, level)) => *level,
+            // These are no chatter: `logging.access_log` turns one of them off, and only by name does `RUST_LOG`.
+            None if target == ACCESS || target == AUDIT => self.default.max(LevelFilter::INFO),
+            None => self.default,
+        }
     }
 }
 
@@ -155,6 +183,24 @@ mod tests {
                 LevelFilter::OFF,
             ),
             (
+                "access and audit are not turned down with the rest",
+                Some("error"),
+                "access",
+                LevelFilter::INFO,
+            ),
+            (
+                "and follow it up",
+                Some("debug"),
+                "audit",
+                LevelFilter::DEBUG,
+            ),
+            (
+                "audit can be turned off by name",
+                Some("info,audit=off"),
+                "audit",
+                LevelFilter::OFF,
+            ),
+            (
                 "nonsense is ignored",
                 Some("=,x=y,,"),
                 "daypass",
@@ -166,6 +212,17 @@ mod tests {
                 want,
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn the_configured_level_leaves_access_and_audit_log_alone() {
+        for level in [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN] {
+            let ours = Ours::new(level, None);
+            assert_eq!(ours.level_of("daypass::web"), level);
+            for target in [ACCESS, AUDIT] {
+                assert_eq!(ours.level_of(target), LevelFilter::INFO, "{level} {target}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+pub use super::provider::ClientKey;
 use crate::secret::{ClientSecret, PrivateKey, SealingKey, StorePassword, StoreUrl};
 
 /// Everything daypass needs to know to serve.
@@ -145,7 +146,7 @@ pub enum ClientAuth {
     /// In the form body (RFC 6749 §2.3.1).
     SecretPost(ClientSecret),
     /// Signed assertion (RFC 7523 §2.2).
-    PrivateKeyJwt(PrivateKey),
+    PrivateKeyJwt(ClientKey),
     /// Public client.
     None,
 }
@@ -156,7 +157,7 @@ impl PartialEq for ClientAuth {
         match (self, other) {
             (Self::SecretBasic(a), Self::SecretBasic(b))
             | (Self::SecretPost(a), Self::SecretPost(b)) => a.matches(b.expose()),
-            (Self::PrivateKeyJwt(a), Self::PrivateKeyJwt(b)) => a.matches(b.expose()),
+            (Self::PrivateKeyJwt(a), Self::PrivateKeyJwt(b)) => a.matches(b),
             (Self::None, Self::None) => true,
             _ => false,
         }

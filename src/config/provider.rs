@@ -12,7 +12,11 @@ use super::read::At;
 use super::section::Section;
 use super::table::{ALGORITHMS, PROVIDER};
 use super::{scalar, tls};
-use crate::secret::{ClientSecret, PrivateKey};
+use crate::secret::ClientSecret;
+
+mod client_key;
+
+pub use client_key::ClientKey;
 
 /// All providers in the order of the file.
 pub(super) fn providers(root: &Section<'_>) -> Option<Vec<Arc<Provider>>> {
@@ -167,11 +171,9 @@ fn client_auth(section: &Section<'_>) -> Option<ClientAuth> {
         .secret("client_secret")
         .map(|secret| secret_of(&secret.value));
     let key = section.secret("client_key").and_then(|key| {
-        if is_private_key(&key.value) {
-            return Some(PrivateKey::new(key.value.as_str()));
-        }
-        reader.problem(&key.spot, "no private key: write one in PEM (`-----BEGIN PRIVATE KEY-----`) or as a JWK with its private part");
-        None
+        let read = ClientKey::parse(&key.value);
+        read.inspect_err(|problem| reader.problem(&key.spot, *problem))
+            .ok()
     });
     if has_secret && has_key {
         reader.problem(
@@ -230,17 +232,6 @@ fn client_auth(section: &Section<'_>) -> Option<ClientAuth> {
 
 fn secret_of(text: &Zeroizing<String>) -> ClientSecret {
     ClientSecret::new(text.as_str())
-}
-
-/// Whether the text is a PEM key or a private JWK (RFC 7517 §4.1, RFC 7518 §6).
-fn is_private_key(text: &str) -> bool {
-    if text.trim_start().starts_with('{') {
-        let Ok(jwk) = serde_json::from_str::<serde_json::Value>(text) else {
-            return false;
-        };
-        return matches!(jwk["kty"].as_str(), Some("RSA" | "EC" | "OKP")) && jwk["d"].is_string();
-    }
-    tls::private_key(text.as_bytes()).is_some()
 }
 
 fn scopes(section: &Section<'_>) -> Option<Vec<String>> {

@@ -824,7 +824,7 @@ pub(super) static LOGGING: Table = Table {
             "level",
             OneOf(&["error", "warn", "info", "debug", "trace"]),
             Default("info"),
-            "Least severe level logged.",
+            "Least severe level logged. The audit log, and the access log while it is on, are written whatever this says.",
         ),
         key("access_log", Bool, Default("true"), "One line per request."),
     ],

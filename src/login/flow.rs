@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::answer::{Answer, Outcome};
 use super::cookie::LoginCookie;
 use super::memory::Memory;
-use super::state::{self, Transaction};
-use super::{Callback, CallbackError, Finished, Start, StartError, Started, redeem};
+use super::state::{Transaction, Way};
+use super::{Callback, CallbackError, Finished, Start, StartError, Started, Wanted, redeem};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::model;
 use crate::metrics::{LoginResult, Metrics, SessionEnd};
@@ -33,6 +33,11 @@ const NO_PROVIDER: &str = "unknown";
 
 impl<P: Idp, S: Store> Flow<P, S> {
     pub(super) async fn start(&self, start: Start<'_>) -> Result<Started, StartError> {
+        self.begin(start, 0).await
+    }
+
+    /// `restarts`: how often this login has started anew already.
+    async fn begin(&self, start: Start<'_>, restarts: u8) -> Result<Started, StartError> {
         let provider = self.chosen(start.provider)?;
         let name = &*provider.config().name;
         let (now, keys) = (self.clock.now(), self.sessions.keys());
@@ -42,7 +47,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             .unwrap_or_else(LoginCookie::fresh);
         if !start.automatic {
             cookie.forgive(now);
-        } else if cookie.loops(now) {
+        } else if cookie.loops(now) || restarts > MAX_RESTARTS {
             self.metrics.login(name, LoginResult::Loop);
             audit::failed(name, LoginResult::Loop, &StartError::Loop);
             return Err(StartError::Loop);
@@ -50,16 +55,21 @@ impl<P: Idp, S: Store> Flow<P, S> {
         self.memory
             .admit(start.client, self.config.limits.logins_per_minute_per_ip)
             .map_err(|retry_after| StartError::RateLimited { retry_after })?;
+        // Before the user types a password, not after.
+        if self.sessions.reachable().await.is_err() {
+            self.metrics.login(name, LoginResult::StoreUnavailable);
+            return Err(StartError::StoreUnavailable);
+        }
 
+        let way = Way::new(start.return_to, start.extra.clone(), restarts, now);
         let (extra, max_age) = parameters(start.extra, provider.config());
         let transaction = Transaction::new(
             name,
             &provider.config().issuer,
             self.redirect_uri(start.origin, name),
             max_age,
-            now,
         );
-        let state = transaction.seal(&keys, cookie.binding(), &start.return_to);
+        let state = transaction.seal(&keys, cookie.binding(), &way);
         let request = AuthorizationRequest {
             redirect_uri: &transaction.redirect_uri,
             state: &state,
@@ -67,7 +77,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             verifier: &transaction.verifier,
             extra: &extra,
         };
-        match provider.authorization_url(&request).await {
+        match start.waited.on(provider.authorization_url(&request)).await {
             Ok(location) => Ok(Started {
                 location: location.into(),
                 login_cookie: cookie.seal(&keys),
@@ -87,9 +97,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
         let mut provider = self.presumed(callback.path_provider);
         let result = self.complete(&callback, &mut provider).await;
         let outcome = match &result {
-            // Nobody logged in just now.
-            Ok(Finished::Already { .. }) => return result,
+            // Nobody logged in just now; or what came of it was counted there.
+            Ok(Finished::Already { .. }) | Err(CallbackError::NotRestarted(_)) => return result,
             Ok(Finished::SignedIn { .. }) => LoginResult::Success,
+            Ok(Finished::Restarted(_)) => LoginResult::Restarted,
             Err(CallbackError::BadState(_) | CallbackError::NoCookie) => LoginResult::BadState,
             Err(CallbackError::Refused { .. }) => LoginResult::Refused,
             Err(CallbackError::Invalid(_)) => LoginResult::Invalid,
@@ -98,17 +109,19 @@ impl<P: Idp, S: Store> Flow<P, S> {
             Err(CallbackError::LoggedOut) => LoginResult::LoggedOut,
         };
         self.metrics.login(&provider, outcome);
-        if let Err(error) = &result {
-            audit::failed(&provider, outcome, error);
+        match &result {
+            Err(error) => audit::failed(&provider, outcome, error),
+            Ok(Finished::Restarted(_)) => audit::failed(&provider, outcome, &bad(FOREIGN)),
+            Ok(_) => {}
         }
         result
     }
 
-    /// Where the user was going, if `query` carries one `state` of ours. Its age and browser do not matter for a link:
-    /// the target was checked to be ours when it was sealed.
-    pub(super) fn retry_target(&self, query: &str) -> Option<String> {
+    /// What was wanted, if `query` carries one `state` of ours. Its age and browser do not matter for a link: the target
+    /// was checked to be ours when it was sealed.
+    pub(super) fn wanted(&self, query: &str) -> Option<Wanted> {
         let answer = Answer::parse(query).ok()?;
-        state::return_target(&self.sessions.keys(), &answer.state)
+        Way::open(&self.sessions.keys(), &answer.state).map(|way| way.wanted)
     }
 
     /// The order matters: nothing is believed before `state` opened, nothing is asked of the provider before it is
@@ -120,22 +133,27 @@ impl<P: Idp, S: Store> Flow<P, S> {
     ) -> Result<Finished, CallbackError> {
         let (now, keys) = (self.clock.now(), self.sessions.keys());
         let answer = Answer::parse(callback.query).map_err(CallbackError::BadState)?;
-        let Some(return_to) = state::return_target(&keys, &answer.state) else {
-            return Err(CallbackError::BadState("state is not ours"));
+        let Some(way) = Way::open(&keys, &answer.state) else {
+            return Err(bad("state is not ours"));
         };
-        let settle = |error| self.settle(callback.old_session, &return_to, error);
+        let settle = |error| self.settle(callback.old_session, &way.wanted.return_to, error);
         let Some(raw) = callback.login_cookie else {
             return settle(CallbackError::NoCookie).await;
         };
         let Some(mut cookie) = LoginCookie::open(&keys, raw) else {
             return settle(bad("the login cookie cannot be opened")).await;
         };
-        let Some(transaction) = Transaction::open(&keys, cookie.binding(), &answer.state) else {
-            return settle(bad("state belongs to another browser")).await;
-        };
-        if let Err(untimely) = transaction.timely(now) {
+        if let Err(untimely) = way.timely(now) {
             return settle(bad(untimely.0)).await;
         }
+        let Some(transaction) = Transaction::open(&keys, cookie.binding(), &answer.state) else {
+            return match settle(bad(FOREIGN)).await {
+                Err(CallbackError::BadState(_)) if may_restart(callback, &answer.outcome) => {
+                    self.restart(callback, way).await
+                }
+                settled => settled,
+            };
+        };
         let provider = self.expected(callback, &transaction)?;
         *label = Arc::clone(&provider.config().name);
         let replayed = || settle(bad("state was used already"));
@@ -143,7 +161,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
             return replayed().await;
         }
         // Asked before the state is consumed: with the provider down, a reload may still finish the login.
-        let iss_required = match provider.iss_parameter().await {
+        let iss_required = match callback.waited.on(provider.iss_parameter()).await {
             Ok(iss) => iss.required,
             Err(error) => {
                 tracing::warn!(provider = &**label, error = %error, "no login can be finished");
@@ -165,25 +183,33 @@ impl<P: Idp, S: Store> Flow<P, S> {
             }
         };
         let lifetime = self.config.session.lifetime;
-        let session =
-            redeem::redeem(&**provider, &transaction, &code, &self.clock, lifetime).await?;
-        let subject = Arc::clone(&session.subject);
-        let id = self.keep(provider, session, transaction.created_at).await?;
-        audit::signed_in(label, &id, &transaction.issuer, &subject);
+        let session = redeem::redeem(
+            &**provider,
+            &transaction,
+            &code,
+            &self.clock,
+            callback.waited,
+            lifetime,
+        )
+        .await?;
+        let (issuer, subject) = (session.issuer.clone(), session.subject.clone());
+        let id = self.keep(provider, session, way.started_at).await?;
+        audit::signed_in(label, &id, &issuer, &subject);
         if let Some(old) = callback.old_session {
             self.replace(old).await;
         }
         cookie.count(self.clock.now(), &transaction.id);
         Ok(Finished::SignedIn {
             id,
-            location: return_to,
+            location: way.wanted.return_to,
             login_cookie: cookie.seal(&keys),
+            issuer,
             subject,
         })
     }
 
     /// A callback that cannot be finished: who is signed in goes on to where they were going (FLOW-20), anyone else
-    /// gets `error`. Several tabs that start before the first login cookie arrives end here, too.
+    /// gets `error`.
     async fn settle(
         &self,
         session: Option<&SessionId>,
@@ -194,12 +220,35 @@ impl<P: Idp, S: Store> Flow<P, S> {
             return Err(error);
         };
         match self.sessions.peek(id).await {
-            Ok(Lookup::Found(_)) => Ok(Finished::Already {
+            Ok(Lookup::Found(found)) => Ok(Finished::Already {
                 location: return_to.to_owned(),
+                session: found.session,
             }),
             Ok(Lookup::Missing(_)) => Err(error),
             Err(_) => Err(CallbackError::StoreUnavailable),
         }
+    }
+
+    /// Starts the login anew under the browser's own login cookie. Tabs that start before the first one arrives each get
+    /// one of their own, and the last stays: the answers to all others end here.
+    ///
+    /// The code that came is left alone. It may be an attacker's, whose account the browser would be signed in to (FLOW-08,
+    /// RFC 6749 §10.12); a login of the browser's own does no more than a link to `login` could.
+    async fn restart(&self, callback: &Callback<'_>, way: Way) -> Result<Finished, CallbackError> {
+        let start = Start {
+            origin: callback.origin,
+            return_to: way.wanted.return_to,
+            provider: callback.path_provider,
+            login_cookie: callback.login_cookie,
+            extra: way.wanted.extra,
+            client: callback.client,
+            automatic: true,
+            waited: callback.waited,
+        };
+        let started = self.begin(start, way.restarts.saturating_add(1)).await;
+        started
+            .map(Finished::Restarted)
+            .map_err(CallbackError::NotRestarted)
     }
 
     /// The provider the transaction was for, if the answer came to its own callback (FLOW-10) at the same origin
@@ -298,8 +347,19 @@ impl<P: Idp, S: Store> Flow<P, S> {
     }
 }
 
+/// What the audit log says of an answer whose `state` another login cookie has bound.
+const FOREIGN: &str = "state belongs to another browser";
+/// A login starts anew this often at most. All starts use the cookie the browser has by then, so once is enough unless
+/// one more tab's answer overtook it; a browser that never keeps the same one would go on for ever.
+const MAX_RESTARTS: u8 = 3;
+
 fn bad(why: &'static str) -> CallbackError {
     CallbackError::BadState(why)
+}
+
+/// Whether a login may start by itself: on the way to a page (FLOW-22), and not over the provider's or the user's no.
+fn may_restart(callback: &Callback<'_>, outcome: &Outcome) -> bool {
+    callback.navigates && matches!(outcome, Outcome::Code(_))
 }
 
 /// RFC 9207 §2.4, on error answers too (FLOW-09).

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::CallbackError;
 use super::state::Transaction;
-use crate::clock::{SharedClock, Timestamp};
+use crate::clock::{SharedClock, Timestamp, Waited};
 use crate::oidc::{CallError, Claims, Expectations, IdTokenError, TokenResponse};
 use crate::rp::port::Idp;
 use crate::secret::AuthorizationCode;
@@ -22,10 +22,12 @@ pub(super) async fn redeem<P: Idp>(
     transaction: &Transaction,
     code: &AuthorizationCode,
     clock: &SharedClock,
+    waited: &Waited,
     lifetime: Duration,
 ) -> Result<Session, CallbackError> {
-    let answer = provider
-        .exchange_code(code, &transaction.verifier, &transaction.redirect_uri)
+    let redirect_uri = &transaction.redirect_uri;
+    let answer = waited
+        .on(provider.exchange_code(code, &transaction.verifier, redirect_uri))
         .await
         .map_err(|error| refusal(provider, "token", error))?;
     // OIDC Core §3.1.3.3: without an ID token nobody has signed in.
@@ -38,22 +40,22 @@ pub(super) async fn redeem<P: Idp>(
         access_token: Some(&answer.access_token),
         original: None,
     };
-    let mut claims =
-        provider
-            .verify_id_token(id_token, &expect)
-            .await
-            .map_err(|error| match error {
-                IdTokenError::Keys(error) => refusal(provider, "jwks", error),
-                IdTokenError::Refused(_) | IdTokenError::IdentityChanged => {
-                    CallbackError::Invalid(error.to_string())
-                }
-            })?;
+    // The keys may have to be fetched first.
+    let mut claims = waited
+        .on(provider.verify_id_token(id_token, &expect))
+        .await
+        .map_err(|error| match error {
+            IdTokenError::Keys(error) => refusal(provider, "jwks", error),
+            IdTokenError::Refused(_) | IdTokenError::IdentityChanged => {
+                CallbackError::Invalid(error.to_string())
+            }
+        })?;
     let Some(subject) = text(&claims, "sub") else {
         return Err(CallbackError::Invalid("the ID token names nobody".into()));
     };
     if provider.config().userinfo {
-        let more = provider
-            .userinfo(&answer.access_token, &subject)
+        let more = waited
+            .on(provider.userinfo(&answer.access_token, &subject))
             .await
             .map_err(|error| refusal(provider, "userinfo", error))?;
         merge(&mut claims, more);

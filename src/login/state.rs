@@ -1,7 +1,8 @@
 //! Carries a login transaction to the provider and back, sealed into `state`, so that no store needs to hold it.
 //!
-//! Two sealed parts: where the user was going, which our keys alone open, and the transaction, which takes the browser's
-//! binding too. So a callback that cannot be finished (other tab, cookie gone, too late) still knows the way forward.
+//! Two sealed parts: the way, which our keys alone open, and the transaction, which takes the browser's binding too. So a
+//! callback that cannot be finished (other tab, cookie gone, too late) still knows the way forward. The way is sealed over
+//! the transaction: where it opens, the whole `state` is as we made it, whoever it was made for.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::random;
+use super::{Wanted, random};
 use crate::clock::Timestamp;
 use crate::seal::{KeyRing, Purpose};
 use crate::secret::{CodeVerifier, Nonce};
@@ -32,11 +33,19 @@ pub(super) struct Transaction {
     pub(super) redirect_uri: String,
     /// Sent `max_age`, to be checked against `auth_time`.
     pub(super) max_age: Option<Duration>,
-    /// When it was started.
-    pub(super) created_at: Timestamp,
 }
 
-/// Why a transaction's time is not now.
+/// Where a login leads, and how it was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    pub(super) wanted: Wanted,
+    /// When the login was started.
+    pub(super) started_at: Timestamp,
+    /// How often it has started anew, because its answer came with another login cookie.
+    pub(super) restarts: u8,
+}
+
+/// Why a login's time is not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Untimely(pub(super) &'static str);
 
@@ -48,6 +57,8 @@ const SKEW: Duration = Duration::from_secs(60);
 const MAX_TEXT: usize = 16 * 1024;
 /// Longer return targets make way for `/` (FLOW-16): `state` has to fit the provider's URL limits.
 const MAX_RETURN_TO: usize = 2048;
+/// Parameters beyond this are not remembered, for the same reason.
+const MAX_EXTRA: usize = 512;
 const VERSION: u8 = 1;
 
 impl Transaction {
@@ -57,7 +68,6 @@ impl Transaction {
         issuer: &str,
         redirect_uri: String,
         max_age: Option<Duration>,
-        now: Timestamp,
     ) -> Self {
         Self {
             id: random(),
@@ -67,44 +77,25 @@ impl Transaction {
             issuer: issuer.to_owned(),
             redirect_uri,
             max_age,
-            created_at: now,
         }
     }
 
-    /// Seals it together with where the user is going.
-    pub(super) fn seal(&self, keys: &KeyRing, binding: &[u8], return_to: &str) -> String {
-        let return_to = if return_to.len() > MAX_RETURN_TO {
-            "/"
-        } else {
-            return_to
-        };
-        let target = keys.seal(Purpose::LoginState, &[], TARGET, return_to.as_bytes());
-        let plain = self.encode();
-        // The target is associated data: nobody can pair this transaction with another one.
-        let transaction = keys.seal(Purpose::LoginState, binding, &target, &plain);
-        let length = u16::try_from(target.len())
-            .expect("a target of at most 2 KiB seals to far below 64 KiB");
-        BASE64_URL_SAFE_NO_PAD.encode([&length.to_be_bytes()[..], &target, &transaction].concat())
+    /// Seals it together with the way.
+    pub(super) fn seal(&self, keys: &KeyRing, binding: &[u8], way: &Way) -> String {
+        let transaction = keys.seal(Purpose::LoginState, binding, &[], &self.encode());
+        let way = keys.seal(Purpose::LoginState, &[], &over(&transaction), &way.encode());
+        let length = u16::try_from(way.len())
+            .expect("a way of less than 3 KiB is sealed to far below 64 KiB");
+        BASE64_URL_SAFE_NO_PAD.encode([&length.to_be_bytes()[..], &way, &transaction].concat())
     }
 
     /// Opens what this browser's binding sealed.
     pub(super) fn open(keys: &KeyRing, binding: &[u8], state: &str) -> Option<Self> {
-        let (target, transaction) = split(state)?;
+        let (_, transaction) = split(state)?;
         let plain = keys
-            .open(Purpose::LoginState, binding, &target, &transaction)
+            .open(Purpose::LoginState, binding, &[], &transaction)
             .ok()?;
         Self::decode(&Zeroizing::new(plain))
-    }
-
-    /// Whether it may be finished at `now` (FLOW-06).
-    pub(super) fn timely(&self, now: Timestamp) -> Result<(), Untimely> {
-        if self.created_at > now.plus(SKEW) {
-            return Err(Untimely("the login started in the future"));
-        }
-        if now > self.created_at.plus(LIFETIME) {
-            return Err(Untimely("the login took too long"));
-        }
-        Ok(())
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -117,7 +108,6 @@ impl Transaction {
             i: (&self.issuer).into(),
             r: (&self.redirect_uri).into(),
             m: self.max_age.map(|age| age.as_secs()),
-            t: self.created_at,
         };
         Zeroizing::new(serde_json::to_vec(&wire).expect("texts and numbers always serialise"))
     }
@@ -132,22 +122,82 @@ impl Transaction {
             issuer: wire.i.into_owned(),
             redirect_uri: wire.r.into_owned(),
             max_age: wire.m.map(Duration::from_secs),
-            created_at: wire.t,
         })
     }
 }
 
-/// Where the user was going, when `state` is ours; of whatever browser and age.
-pub(super) fn return_target(keys: &KeyRing, state: &str) -> Option<String> {
-    let (target, _) = split(state)?;
-    let plain = keys.open(Purpose::LoginState, &[], TARGET, &target).ok()?;
-    String::from_utf8(plain).ok()
+impl Way {
+    /// Of a login that starts at `now`.
+    pub(super) fn new(
+        return_to: String,
+        mut extra: Vec<(String, String)>,
+        restarts: u8,
+        now: Timestamp,
+    ) -> Self {
+        let mut room = MAX_EXTRA;
+        extra.retain(|(name, value)| {
+            let left = room.checked_sub(name.len() + value.len());
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
+        let return_to = if return_to.len() > MAX_RETURN_TO {
+            "/".to_owned()
+        } else {
+            return_to
+        };
+        Self {
+            wanted: Wanted { return_to, extra },
+            started_at: now,
+            restarts,
+        }
+    }
+
+    /// The way of a `state` of ours, of whatever browser and age.
+    pub(super) fn open(keys: &KeyRing, state: &str) -> Option<Self> {
+        let (way, transaction) = split(state)?;
+        let plain = keys
+            .open(Purpose::LoginState, &[], &over(&transaction), &way)
+            .ok()?;
+        let wire: WayWire<'_> = serde_json::from_slice(&plain).ok()?;
+        (wire.v == VERSION).then(|| Self {
+            wanted: Wanted {
+                return_to: wire.r.into_owned(),
+                extra: wire.e,
+            },
+            started_at: wire.t,
+            restarts: wire.n,
+        })
+    }
+
+    /// Whether the login may be finished at `now` (FLOW-06).
+    pub(super) fn timely(&self, now: Timestamp) -> Result<(), Untimely> {
+        if self.started_at > now.plus(SKEW) {
+            return Err(Untimely("the login started in the future"));
+        }
+        if now > self.started_at.plus(LIFETIME) {
+            return Err(Untimely("the login took too long"));
+        }
+        Ok(())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let wire = WayWire {
+            v: VERSION,
+            r: (&self.wanted.return_to).into(),
+            e: self.wanted.extra.clone(),
+            t: self.started_at,
+            n: self.restarts,
+        };
+        serde_json::to_vec(&wire).expect("texts and numbers always serialise")
+    }
 }
 
-/// Associated data of the first part, so that it is no transaction.
-const TARGET: &[u8] = b"return_to";
+/// Associated data of the way: it is no transaction, and belongs to this one.
+fn over(transaction: &[u8]) -> Vec<u8> {
+    [b"way", transaction].concat()
+}
 
-/// The two sealed parts.
+/// The two sealed parts: way and transaction.
 fn split(state: &str) -> Option<(Vec<u8>, Vec<u8>)> {
     if state.len() > MAX_TEXT {
         return None;
@@ -176,7 +226,17 @@ struct Wire<'a> {
     r: std::borrow::Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     m: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WayWire<'a> {
+    v: u8,
+    r: std::borrow::Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    e: Vec<(String, String)>,
     t: Timestamp,
+    n: u8,
 }
 
 #[cfg(test)]
@@ -192,15 +252,25 @@ mod tests {
             "https://idp.example",
             "https://shop.example.com/oauth2/callback".into(),
             Some(Duration::from_secs(300)),
-            NOW,
         )
+    }
+
+    fn way(return_to: &str) -> Way {
+        Way::new(return_to.into(), Vec::new(), 0, NOW)
+    }
+
+    fn joined(way: &[u8], transaction: &[u8]) -> String {
+        let length = u16::try_from(way.len()).unwrap().to_be_bytes();
+        BASE64_URL_SAFE_NO_PAD.encode([&length[..], way, transaction].concat())
     }
 
     /// FLOW-05
     #[test]
     fn a_transaction_comes_back_whole_to_the_browser_that_started_it() {
         let sent = transaction();
-        let state = sent.seal(&keys(), b"browser", "/orders?id=7");
+        let extra = vec![("prompt".to_owned(), "login".to_owned())];
+        let way = Way::new("/orders?id=7".into(), extra, 2, NOW);
+        let state = sent.seal(&keys(), b"browser", &way);
         let back = Transaction::open(&keys(), b"browser", &state).unwrap();
         assert_eq!(back.id, sent.id);
         assert!(back.verifier.matches(sent.verifier.expose()));
@@ -209,8 +279,10 @@ mod tests {
         assert_eq!(back.issuer, sent.issuer);
         assert_eq!(back.redirect_uri, sent.redirect_uri);
         assert_eq!(back.max_age, sent.max_age);
-        assert_eq!(back.created_at, sent.created_at);
-        assert_eq!(return_target(&keys(), &state).unwrap(), "/orders?id=7");
+        let back = Way::open(&keys(), &state).unwrap();
+        assert_eq!(back.wanted.return_to, "/orders?id=7");
+        assert_eq!(back.wanted.extra, way.wanted.extra);
+        assert_eq!((back.started_at, back.restarts), (NOW, 2));
         assert!(state.len() < 700, "a URL must carry it: {}", state.len());
     }
 
@@ -228,14 +300,9 @@ mod tests {
     /// FLOW-04, FLOW-08
     #[test]
     fn a_foreign_or_broken_state_does_not_open() {
-        let state = transaction().seal(&keys(), b"browser", "/a");
-        let other = transaction().seal(&keys(), b"browser", "/b");
+        let state = transaction().seal(&keys(), b"browser", &way("/a"));
         assert!(Transaction::open(&keys(), b"another browser", &state).is_none());
         assert!(Transaction::open(&keys(), b"", &state).is_none());
-        let (target, _) = split(&other).unwrap();
-        let (_, inner) = split(&state).unwrap();
-        let length = u16::try_from(target.len()).unwrap().to_be_bytes();
-        let swapped = BASE64_URL_SAFE_NO_PAD.encode([&length[..], &target, &inner].concat());
         for (name, text) in [
             ("empty", String::new()),
             ("short", "AA".into()),
@@ -245,30 +312,49 @@ mod tests {
                 BASE64_URL_SAFE_NO_PAD.encode([0xff, 0xff, 1]),
             ),
             ("truncated", state[..state.len() - 4].into()),
-            ("target of another login", swapped),
             ("oversized", "A".repeat(MAX_TEXT + 1)),
         ] {
             assert!(
                 Transaction::open(&keys(), b"browser", &text).is_none(),
                 "{name}"
             );
+            assert!(Way::open(&keys(), &text).is_none(), "{name}");
         }
     }
 
     #[test]
-    fn the_two_parts_are_not_interchangeable() {
-        // With an empty binding both are sealed under the same key: the associated data keep them apart.
-        let state = transaction().seal(&keys(), b"", "/a");
-        let (target, inner) = split(&state).unwrap();
-        let length = u16::try_from(inner.len()).unwrap().to_be_bytes();
-        let turned = BASE64_URL_SAFE_NO_PAD.encode([&length[..], &inner, &target].concat());
-        assert_eq!(return_target(&keys(), &turned), None);
+    fn a_way_opens_with_its_own_transaction_only() {
+        let state = transaction().seal(&keys(), b"browser", &way("/a"));
+        let other = transaction().seal(&keys(), b"browser", &way("/b"));
+        let ((ours, _), (_, theirs)) = (split(&state).unwrap(), split(&other).unwrap());
+        assert!(Way::open(&keys(), &joined(&ours, &theirs)).is_none());
+        // With an empty binding both parts are sealed under the same key: the associated data keep them apart.
+        let state = transaction().seal(&keys(), b"", &way("/a"));
+        let (way, transaction) = split(&state).unwrap();
+        let turned = joined(&transaction, &way);
+        assert!(Way::open(&keys(), &turned).is_none());
+        assert!(Transaction::open(&keys(), b"", &turned).is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_url_is_left_out() {
+        let pair = |name: &str, length| (name.to_owned(), "x".repeat(length));
+        let extra = vec![pair("a", 400), pair("b", 400), pair("c", 100)];
+        let way = Way::new("/".repeat(MAX_RETURN_TO + 1), extra, 0, NOW);
+        assert_eq!(way.wanted.return_to, "/");
+        let names: Vec<_> = way
+            .wanted
+            .extra
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "c"]);
     }
 
     /// FLOW-06
     #[test]
-    fn a_transaction_lasts_fifteen_minutes() {
-        let sent = transaction();
+    fn a_login_lasts_fifteen_minutes() {
+        let sent = way("/");
         let second = Duration::from_secs(1);
         for (name, now, want) in [
             ("at once", NOW, true),

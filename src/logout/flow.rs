@@ -58,7 +58,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
         origin: &model::Origin,
         id: Option<&SessionId>,
         redirect: Option<String>,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<(Next, Option<Arc<Session>>), StoreError> {
         let session = match id {
             Some(id) => self.delete(kind, id).await?,
             None => None,
@@ -73,10 +73,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
                 .filter(|token| token.len() <= MAX_HINT);
             let state = self.seal(redirect.clone());
             if let Some(url) = self.end_session_url(provider, origin, hint, &state).await {
-                return Ok(Next::Location(url.into()));
+                return Ok((Next::Location(url.into()), session));
             }
         }
-        Ok(redirect.map_or(Next::SignedOut, Next::Location))
+        Ok((redirect.map_or(Next::SignedOut, Next::Location), session))
     }
 
     pub(super) fn returned(&self, state: Option<&str>) -> Option<String> {

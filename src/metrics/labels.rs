@@ -68,6 +68,8 @@ label! {
         Refused = "refused",
         /// `state` or its cookie did not fit.
         BadState = "bad_state",
+        /// `state` was bound to another login cookie: the login started anew.
+        Restarted = "restarted",
         /// The answer did not stand up to validation.
         Invalid = "invalid",
         /// The provider could not be asked.

@@ -35,22 +35,19 @@ enum Credentials {
 }
 
 impl Client {
-    /// Reads the key where there is one. The error is for the configuration's problem list.
-    pub(super) fn new(config: &model::Provider, clock: SharedClock) -> Result<Self, String> {
+    pub(super) fn new(config: &model::Provider, clock: SharedClock) -> Self {
         let credentials = match &config.client_auth {
             model::ClientAuth::SecretBasic(secret) => Credentials::Basic(secret.clone()),
             model::ClientAuth::SecretPost(secret) => Credentials::Post(secret.clone()),
-            model::ClientAuth::PrivateKeyJwt(key) => {
-                Credentials::Key(SigningKey::parse(key.expose())?)
-            }
+            model::ClientAuth::PrivateKeyJwt(key) => Credentials::Key(SigningKey::new(key)),
             model::ClientAuth::None => Credentials::None,
         };
-        Ok(Self {
+        Self {
             id: config.client_id.clone(),
             issuer: config.issuer.clone(),
             credentials,
             clock,
-        })
+        }
     }
 
     /// Adds our credentials to a request; the same at the token, PAR and revocation endpoints.

@@ -1,16 +1,11 @@
-//! Reads the private key that signs our client assertions: PEM (PKCS#8, PKCS#1, SEC 1) or JWK.
+//! Signs our client assertions with the configured key, by an algorithm that both sides know.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject as _;
-use serde::Deserialize;
-use zeroize::Zeroizing;
 
-use super::{crypto, jws};
+use super::jws;
+use crate::config::model::ClientKey;
 
-/// A private key that has signed something once, so that it is known to work.
+/// The key, as `jsonwebtoken` takes it.
 #[derive(Debug)]
 pub(super) struct SigningKey {
     key: EncodingKey,
@@ -20,32 +15,18 @@ pub(super) struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a key. The error is for the configuration's problem list and holds nothing of the key.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        crypto::install();
-        let text = text.trim();
-        if text.starts_with('{') {
-            let jwk: Jwk =
-                serde_json::from_str(text).map_err(|_| "the client key is no JWK".to_owned())?;
-            return jwk.into_key();
-        }
-        let der = PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|_| "the client key is neither a PEM private key nor a JWK".to_owned())?;
-        let key = match &der {
-            PrivateKeyDer::Pkcs1(der) => rsa(der.secret_pkcs1_der()),
-            PrivateKeyDer::Sec1(der) => [P256, P384]
-                .into_iter()
-                .find_map(|curve| ec(&pkcs8_ec(curve, der.secret_sec1_der()))),
-            PrivateKeyDer::Pkcs8(der) => {
-                let der = der.secret_pkcs8_der();
-                ed25519(der).or_else(|| ec(der)).or_else(|| rsa(der))
-            }
-            _ => None,
+    pub(super) fn new(key: &ClientKey) -> Self {
+        let algorithms = key.algorithms().to_vec();
+        let encode: fn(&[u8]) -> EncodingKey = match algorithms.first() {
+            Some(Algorithm::ES256 | Algorithm::ES384) => EncodingKey::from_ec_der,
+            Some(Algorithm::EdDSA) => EncodingKey::from_ed_der,
+            _ => EncodingKey::from_rsa_der,
         };
-        key.ok_or_else(|| {
-            "the client key cannot be used: RSA of 2048 bits or more, P-256, P-384 or Ed25519 is needed"
-                .to_owned()
-        })
+        Self {
+            key: encode(key.der()),
+            id: key.id().map(str::to_owned),
+            algorithms,
+        }
     }
 
     /// The algorithm to sign with: the first of ours among those the provider names, or simply the first when it
@@ -70,211 +51,102 @@ impl SigningKey {
     pub(super) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
-
-    /// `None` when the key does not sign with the first of `algorithms`.
-    fn try_new(key: EncodingKey, algorithms: &[Algorithm]) -> Option<Self> {
-        let first = *algorithms.first()?;
-        jsonwebtoken::crypto::sign(b"", &key, first).ok()?;
-        Some(Self {
-            key,
-            id: None,
-            algorithms: algorithms.to_vec(),
-        })
-    }
-}
-
-/// RS256 first: every provider knows it. PKCS#1 or PKCS#8.
-fn rsa(der: &[u8]) -> Option<SigningKey> {
-    SigningKey::try_new(
-        EncodingKey::from_rsa_der(der),
-        &[
-            Algorithm::RS256,
-            Algorithm::PS256,
-            Algorithm::RS384,
-            Algorithm::PS384,
-            Algorithm::RS512,
-            Algorithm::PS512,
-        ],
-    )
-}
-
-fn ec(pkcs8: &[u8]) -> Option<SigningKey> {
-    let key = EncodingKey::from_ec_der(pkcs8);
-    SigningKey::try_new(key.clone(), &[Algorithm::ES256])
-        .or_else(|| SigningKey::try_new(key, &[Algorithm::ES384]))
-}
-
-fn ed25519(pkcs8: &[u8]) -> Option<SigningKey> {
-    SigningKey::try_new(EncodingKey::from_ed_der(pkcs8), &[Algorithm::EdDSA])
-}
-
-/// A private key as JWK (RFC 7518 §6, RFC 8037 §2).
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    crv: Option<String>,
-    kid: Option<String>,
-    alg: Option<String>,
-    n: Option<Number>,
-    e: Option<Number>,
-    d: Option<Number>,
-    p: Option<Number>,
-    q: Option<Number>,
-    dp: Option<Number>,
-    dq: Option<Number>,
-    qi: Option<Number>,
-    x: Option<Number>,
-    y: Option<Number>,
-}
-
-/// A member that holds base64url.
-struct Number(Zeroizing<Vec<u8>>);
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Zeroizing::new(String::deserialize(deserializer)?);
-        URL_SAFE_NO_PAD
-            .decode(text.as_str())
-            .map(|bytes| Self(Zeroizing::new(bytes)))
-            .map_err(|_| serde::de::Error::custom("no base64url"))
-    }
-}
-
-impl Jwk {
-    fn into_key(self) -> Result<SigningKey, String> {
-        let mut key = match (self.kty.as_str(), self.crv.as_deref()) {
-            ("RSA", _) => self.rsa(),
-            ("EC", Some("P-256")) => self.ec(P256),
-            ("EC", Some("P-384")) => self.ec(P384),
-            ("OKP", Some("Ed25519")) => self.ed25519(),
-            _ => {
-                return Err(
-                    "the client key's `kty` and `crv` are not supported: RSA, P-256, P-384 or Ed25519 is needed"
-                        .to_owned(),
-                );
-            }
-        }
-        .ok_or_else(|| "the client key's JWK is no complete private key".to_owned())?;
-        if let Some(name) = self.alg {
-            // One key, one algorithm (RFC 8725 §3.1).
-            let named = jws::algorithm(&name)
-                .filter(|named| key.algorithms.contains(named))
-                .ok_or_else(|| "the client key's `alg` does not fit its type".to_owned())?;
-            key.algorithms = vec![named];
-        }
-        key.id = self.kid;
-        Ok(key)
-    }
-
-    /// `RSAPrivateKey` (RFC 8017 §A.1.2).
-    fn rsa(&self) -> Option<SigningKey> {
-        let mut fields = Zeroizing::new(der::unsigned(&[0]));
-        let members = [
-            &self.n, &self.e, &self.d, &self.p, &self.q, &self.dp, &self.dq, &self.qi,
-        ];
-        for member in members {
-            let digits = &member.as_ref()?.0;
-            fields.extend_from_slice(&Zeroizing::new(der::unsigned(digits)));
-        }
-        rsa(&Zeroizing::new(der::wrap(der::SEQUENCE, &fields)))
-    }
-
-    /// `ECPrivateKey` (RFC 5915 §3) in PKCS#8.
-    fn ec(&self, curve: Curve) -> Option<SigningKey> {
-        let (x, y, d) = (
-            &self.x.as_ref()?.0,
-            &self.y.as_ref()?.0,
-            &self.d.as_ref()?.0,
-        );
-        let point = [&[0, 4], &x[..], &y[..]].concat();
-        let point = der::wrap(der::BIT_STRING, &point);
-        let fields = Zeroizing::new(
-            [
-                &der::unsigned(&[1])[..],
-                &Zeroizing::new(der::wrap(der::OCTET_STRING, d)),
-                &der::wrap(der::CONTEXT_1, &point),
-            ]
-            .concat(),
-        );
-        let sec1 = Zeroizing::new(der::wrap(der::SEQUENCE, &fields));
-        ec(&pkcs8_ec(curve, &sec1))
-    }
-
-    /// `CurvePrivateKey` (RFC 8410 §7) in PKCS#8, with the public key where there is one, so that both are checked
-    /// against each other.
-    fn ed25519(&self) -> Option<SigningKey> {
-        let (seed, public) = (&self.d.as_ref()?.0, &self.x.as_ref()?.0);
-        let pair = ring::signature::Ed25519KeyPair::from_seed_and_public_key(seed, public);
-        pair.ok()?;
-        let seed = Zeroizing::new(der::wrap(der::OCTET_STRING, seed));
-        ed25519(&pkcs8(ED25519_ALGORITHM, &seed))
-    }
-}
-
-/// Curve parameters: the DER of `AlgorithmIdentifier` (RFC 5480 §2.1.1).
-type Curve = &'static [u8];
-
-const P256: Curve = &[
-    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07,
-];
-const P384: Curve = &[
-    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
-    0x00, 0x22,
-];
-/// RFC 8410 §3.
-const ED25519_ALGORITHM: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
-
-fn pkcs8_ec(curve: Curve, sec1: &[u8]) -> Zeroizing<Vec<u8>> {
-    pkcs8(curve, sec1)
-}
-
-/// `PrivateKeyInfo` (RFC 5208 §5).
-fn pkcs8(algorithm: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {
-    let key = Zeroizing::new(der::wrap(der::OCTET_STRING, key));
-    let fields = Zeroizing::new([&der::unsigned(&[0])[..], algorithm, &key].concat());
-    Zeroizing::new(der::wrap(der::SEQUENCE, &fields))
-}
-
-/// The little DER (X.690) that it takes to hand a JWK to ring.
-mod der {
-    pub(super) const OCTET_STRING: u8 = 0x04;
-    pub(super) const BIT_STRING: u8 = 0x03;
-    pub(super) const SEQUENCE: u8 = 0x30;
-    pub(super) const CONTEXT_1: u8 = 0xa1;
-
-    /// Tag, length, value.
-    pub(super) fn wrap(tag: u8, value: &[u8]) -> Vec<u8> {
-        let length = value.len().to_be_bytes();
-        let length = &length[length.iter().take_while(|b| **b == 0).count()..];
-        let mut out = Vec::with_capacity(value.len() + 10);
-        out.push(tag);
-        match length {
-            [] => out.push(0),
-            [short @ 0..=0x7f] => out.push(*short),
-            long => {
-                // At most eight bytes of length: the cast loses nothing.
-                out.push(0x80 | u8::try_from(long.len()).unwrap_or(8));
-                out.extend_from_slice(long);
-            }
-        }
-        out.extend_from_slice(value);
-        out
-    }
-
-    /// A non-negative INTEGER from big-endian bytes.
-    pub(super) fn unsigned(bytes: &[u8]) -> Vec<u8> {
-        let start = bytes.iter().take_while(|b| **b == 0).count();
-        let digits = &bytes[start..];
-        let sign = digits.first().is_none_or(|top| top & 0x80 != 0);
-        let mut value = Vec::with_capacity(digits.len() + 1);
-        if sign {
-            value.push(0);
-        }
-        value.extend_from_slice(digits);
-        wrap(0x02, &value)
-    }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use jsonwebtoken::{DecodingKey, Header};
+    use ring::signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair};
+    use serde_json::json;
+
+    use super::*;
+
+    const RSA_PKCS1: &str = include_str!("../../tests/fixtures/test-only-rsa-2048.pkcs1.pem");
+    const RSA_PKCS8: &str = include_str!("../../tests/fixtures/test-only-rsa-2048.pkcs8.pem");
+    const P256_SEC1: &str = include_str!("../../tests/fixtures/test-only-p256.sec1.pem");
+    const P384_SEC1: &str = include_str!("../../tests/fixtures/test-only-p384.sec1.pem");
+    const ED25519: &str = include_str!("../../tests/fixtures/test-only-ed25519.pkcs8.pem");
+
+    fn signing(text: &str) -> SigningKey {
+        crate::oidc::crypto::install();
+        SigningKey::new(&ClientKey::parse(text).unwrap())
+    }
+
+    #[test]
+    fn every_kind_of_key_signs_with_all_its_algorithms() {
+        for (name, text) in [
+            ("PKCS#1", RSA_PKCS1),
+            ("PKCS#8 RSA", RSA_PKCS8),
+            ("P-256", P256_SEC1),
+            ("P-384", P384_SEC1),
+            ("Ed25519", ED25519),
+        ] {
+            let key = signing(text);
+            for algorithm in &key.algorithms {
+                let claims = json!({"sub": "shop"});
+                let token = jsonwebtoken::encode(&Header::new(*algorithm), &claims, key.key());
+                let token = token.unwrap();
+                let parsed = jws::Jws::parse(&token).unwrap();
+                assert!(parsed.signed_by(&public(&key)), "{name} {algorithm:?}");
+            }
+        }
+    }
+
+    /// The public part, as ring derives it.
+    fn public(key: &SigningKey) -> DecodingKey {
+        let der = key.key().as_bytes();
+        let rng = ring::rand::SystemRandom::new();
+        match key.algorithms[0] {
+            Algorithm::ES256 | Algorithm::ES384 => {
+                let curve = match key.algorithms[0] {
+                    Algorithm::ES256 => &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+                    _ => &ring::signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+                };
+                let pair = EcdsaKeyPair::from_pkcs8(curve, der, &rng).unwrap();
+                DecodingKey::from_ec_der(pair.public_key().as_ref())
+            }
+            Algorithm::EdDSA => {
+                let pair =
+                    ring::signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).unwrap();
+                DecodingKey::from_ed_der(pair.public_key().as_ref())
+            }
+            _ => {
+                let pair = RsaKeyPair::from_der(der).or_else(|_| RsaKeyPair::from_pkcs8(der));
+                DecodingKey::from_rsa_der(pair.unwrap().public().as_ref())
+            }
+        }
+    }
+
+    #[test]
+    fn the_algorithm_is_one_that_both_sides_know() {
+        let rsa = signing(RSA_PKCS1);
+        let ed = signing(ED25519);
+        let names =
+            |names: &[&str]| Some(names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        for (name, key, supported, want) in [
+            ("not told", &rsa, None, Some(Algorithm::RS256)),
+            (
+                "told",
+                &rsa,
+                names(&["PS256", "ES256"]),
+                Some(Algorithm::PS256),
+            ),
+            (
+                "our preference",
+                &rsa,
+                names(&["PS512", "RS256"]),
+                Some(Algorithm::RS256),
+            ),
+            ("none in common", &rsa, names(&["ES256", "HS256"]), None),
+            ("told nothing", &rsa, names(&[]), None),
+            (
+                "new name of EdDSA",
+                &ed,
+                names(&["Ed25519"]),
+                Some(Algorithm::EdDSA),
+            ),
+        ] {
+            assert_eq!(key.algorithm(supported.as_deref()), want, "{name}");
+        }
+    }
+}

@@ -21,7 +21,9 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
     let took = ctx.started.elapsed();
     let own = ctx
         .sent
-        .map_or(took, |sent| sent.duration_since(ctx.started));
+        .or(ctx.began)
+        .map_or(took, |over| over.duration_since(ctx.started))
+        .saturating_sub(ctx.waited.total());
     let status = status
         .or(ctx.answered)
         .unwrap_or(StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST));
@@ -36,7 +38,7 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
                 reason,
                 Denied::NoRoute | Denied::Malformed | Denied::TooLarge
             ) {
-                tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)), "access denied");
+                tracing::info!(target: telemetry::AUDIT, event = "denied", reason = reason.label(), route = &**series.route(), request.id = ctx.request_id.as_str(), subject.hash = whose(ctx), "access denied");
             }
         }
     }
@@ -53,13 +55,20 @@ pub(super) fn account(ctx: &mut Context, method: &Method, status: Option<StatusC
             access = series.access(),
             reason = ctx.refusal.as_ref().map(Refusal::reason).or(ended),
             client.address = %ctx.client.ip,
-            subject.hash = ctx.session.as_ref().map(|session| subject_hash(&session.issuer, &session.subject)),
+            subject.hash = whose(ctx),
             duration_ms = millis(took),
             own_ms = millis(own),
             upstream_ms = ctx.upstream_took.map(millis),
             "request"
         );
     }
+}
+
+fn whose(ctx: &Context) -> Option<String> {
+    let session = ctx.session.as_ref();
+    session
+        .map(|session| subject_hash(&session.issuer, &session.subject))
+        .or_else(|| ctx.signed_in.clone())
 }
 
 fn millis(d: Duration) -> f64 {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
+use crate::clock::Waited;
 use crate::metrics::{RouteSeries, StreamEnd};
 use crate::session::Session;
 use crate::streams::Seat;
@@ -44,8 +45,10 @@ pub struct Context {
     pub(super) path: Option<String>,
     /// Target to send upstream in origin-form, when it differs from what came in.
     pub(super) target: Option<Vec<u8>>,
-    /// The session it rides on.
+    /// The session it rides on, or was refused with.
     pub(super) session: Option<Arc<Session>>,
+    /// Hash of who has just signed in: the session is the store's by then.
+    pub(super) signed_in: Option<String>,
     /// What was decided, for the log: `forward`, `login`, `refuse`, `own`.
     pub(super) decision: &'static str,
     /// Why it was refused.
@@ -72,8 +75,14 @@ pub struct Context {
     pub(super) events_of: Option<Box<Events>>,
     /// Body bytes seen.
     pub(super) body: u64,
+    /// When an upstream's connection was asked for.
+    pub(super) connecting: Option<Instant>,
     /// When it went upstream.
     pub(super) sent: Option<Instant>,
+    /// When an answer of our own began. How long it takes from then on is the client's doing, or a stream's.
+    pub(super) began: Option<Instant>,
+    /// How long it waited for others before either: for the provider, the upstream's connection, the client's form.
+    pub(super) waited: Waited,
     /// How long the upstream took for its response header.
     pub(super) upstream_took: Option<Duration>,
     /// Attempts to connect.
@@ -104,6 +113,7 @@ impl Context {
             path: None,
             target: None,
             session: None,
+            signed_in: None,
             decision: "refuse",
             refusal: None,
             answered: None,
@@ -117,12 +127,22 @@ impl Context {
             ended: None,
             events_of: None,
             body: 0,
+            connecting: None,
             sent: None,
+            began: None,
+            waited: Waited::default(),
             upstream_took: None,
             connects: 0,
             unresolved: false,
             accounted: false,
             _in_flight: InFlight::enter(in_flight),
+        }
+    }
+
+    /// The upstream's connection is there, or will not be: what that took was not ours.
+    pub(super) fn connected(&mut self) {
+        if let Some(since) = self.connecting.take() {
+            self.waited.add(since.elapsed());
         }
     }
 

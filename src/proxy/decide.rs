@@ -1,11 +1,11 @@
 //! Decides what becomes of a request on a route: forwarded (with or without session) or refused.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Waited};
 use crate::config::model::{Access, Route, TokenKind};
 use crate::metrics::Unauthenticated;
 use crate::refresh::{Freshness, RefreshError, Refresher, freshness};
@@ -87,58 +87,89 @@ pub(super) async fn signed_in(
     })
 }
 
-/// Decides about a request on `route`: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `denied` is told whose request was refused.
+/// A request, as far as it matters to the decision.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    /// Its route.
+    pub(super) route: &'a Route,
+    /// Its head.
+    pub(super) head: &'a Parts,
+    /// It asks for an upgrade.
+    pub(super) upgrade: bool,
+    /// Told how long the provider was waited for.
+    pub(super) waited: &'a Waited,
+}
+
+/// Decides about a request: whose it is, if not anybody's. `Ok(None)` is an anonymous request; `refused` is told whose
+/// request was refused.
 ///
 /// # Errors
 /// Why it is refused.
 pub(super) async fn decide(
     live: &Live,
     refresher: &Arc<Refresher>,
-    route: &Route,
-    head: &Parts,
-    upgrade: bool,
+    asked: &Asked<'_>,
     now: Timestamp,
-    denied: &mut Option<Arc<Session>>,
+    refused: &mut Option<Arc<Session>>,
 ) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
-    match route.access {
+    let optional = match asked.route.access {
         Access::Deny => return Err(Refusal::RouteDenied),
         Access::Public => return Ok(None),
-        Access::Optional | Access::Session => {}
-    }
-    let anonymous = |refusal: Refusal| {
-        if route.access == Access::Optional {
-            Ok(None)
-        } else {
-            Err(refusal)
-        }
+        Access::Optional => true,
+        Access::Session => false,
     };
-    let (id, found) = match present(live, head, true).await {
+    let (id, found) = match present(live, asked.head, true).await {
         Ok(Presented::Session(id, found)) => (id, found),
+        Ok(Presented::None(_)) if optional => return Ok(None),
         Ok(Presented::None(gone)) => {
-            return anonymous(Refusal::Unauthenticated(reason(gone.map(|(_, why)| why))));
+            let why = reason(gone.map(|(_, why)| why));
+            return Err(Refusal::Unauthenticated(why));
         }
         Err(StoreError(_)) => return Err(Refusal::StoreUnavailable),
     };
+    match admit(live, refresher, asked, now, &id, &found).await {
+        Ok(session) => Ok(Some((id, session))),
+        Err(Refusal::Unauthenticated(_)) if optional => Ok(None),
+        Err(refusal) => {
+            *refused = Some(found.session);
+            Err(refusal)
+        }
+    }
+}
+
+/// Decides about a request with a session: which one travels, its token renewed where that was due.
+///
+/// # Errors
+/// Why it is refused; [`Refusal::Unauthenticated`] when the session is of no use here.
+async fn admit(
+    live: &Live,
+    refresher: &Arc<Refresher>,
+    asked: &Asked<'_>,
+    now: Timestamp,
+    id: &SessionId,
+    found: &Found,
+) -> Result<Arc<Session>, Refusal> {
+    let (route, head) = (asked.route, asked.head);
     // From here on the request rides on the cookie: other sites may not make it do so (CSRF-01, WS-01).
     if fetch::cross_site(
         &head.method,
         &head.headers,
-        upgrade,
+        asked.upgrade,
         &live.config.public_origins,
         &route.cross_site,
     ) {
-        *denied = Some(found.session);
         return Err(Refusal::CrossSite);
     }
+    let unusable = |why| Err(Refusal::Unauthenticated(why));
     let Some(provider) = live.provider_of(&found.session) else {
         // The provider was taken out of the configuration: its sessions end with it.
-        return anonymous(Refusal::Unauthenticated(Unauthenticated::NoSession));
+        return unusable(Unauthenticated::NoSession);
     };
     if route
         .provider
         .is_some_and(|wanted| *live.providers[wanted].config().name != *found.session.provider)
     {
-        return anonymous(Refusal::Unauthenticated(Unauthenticated::NoSession));
+        return unusable(Unauthenticated::NoSession);
     }
     let freshness = freshness(
         &found.session.tokens,
@@ -146,24 +177,29 @@ pub(super) async fn decide(
         live.config.session.refresh_before,
     );
     let session = if route.token.kind == TokenKind::None {
-        found.session
+        Arc::clone(&found.session)
     } else if freshness != Freshness::Fresh && fetch::is_prefetch(&head.headers) {
         // A page that is only looked ahead at spends no refresh token (FLOW-23).
         match freshness {
             Freshness::Expired => return Err(Refusal::ProviderUnavailable { retry_after: SOON }),
-            Freshness::Fresh | Freshness::Ageing => found.session,
+            Freshness::Fresh | Freshness::Ageing => Arc::clone(&found.session),
         }
     } else {
-        match refresher
-            .usable(&id, &found, provider, live.config.session.refresh_before)
-            .await
-        {
+        // Only then is anybody waited for.
+        let since = (freshness == Freshness::Expired).then(Instant::now);
+        let usable = refresher
+            .usable(id, found, provider, live.config.session.refresh_before)
+            .await;
+        if let Some(since) = since {
+            asked.waited.add(since.elapsed());
+        }
+        match usable {
             Ok(session) => session,
             Err(RefreshError::Ended) => {
-                return anonymous(Refusal::Unauthenticated(Unauthenticated::Revoked));
+                return unusable(Unauthenticated::Revoked);
             }
             Err(RefreshError::NoRefreshToken) => {
-                return anonymous(Refusal::Unauthenticated(Unauthenticated::Expired));
+                return unusable(Unauthenticated::Expired);
             }
             Err(RefreshError::Unavailable { retry_after }) => {
                 return Err(Refusal::ProviderUnavailable { retry_after });
@@ -173,7 +209,6 @@ pub(super) async fn decide(
     };
     let required = route::claims_match(&route.require, &session.claims, &session.tokens.scopes);
     if let Err(missing) = required {
-        *denied = Some(session);
         return Err(match missing {
             route::Denied::Scope(_) => Refusal::Scopes,
             route::Denied::Claim(_) => Refusal::Claims,
@@ -192,7 +227,7 @@ pub(super) async fn decide(
         // The provider issued what is no header value.
         return Err(Refusal::Upstream(crate::metrics::UpstreamError::Protocol));
     }
-    Ok(Some((id, session)))
+    Ok(session)
 }
 
 /// The `reason` for a session that is not there.

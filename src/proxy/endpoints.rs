@@ -10,12 +10,11 @@ use pingora::proxy::Session as Exchange;
 
 use crate::clock::SharedClock;
 use crate::config::model::{Config, CrossSite, Origin};
-use crate::login::{Callback, Finished, Start};
 use crate::logout::Next;
 use crate::metrics::LogoutKind;
 use crate::pages::ErrorPage;
 use crate::refresh::Refresher;
-use crate::session::{Lookup, SessionId, StoreError};
+use crate::session::{Lookup, Session, SessionId, StoreError};
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
@@ -26,6 +25,7 @@ use super::live::Live;
 use super::refusal::Refusal;
 use super::respond;
 
+mod login;
 mod session;
 mod told;
 
@@ -33,15 +33,6 @@ mod told;
 const FORM: usize = 64 * 1024;
 /// Longest wait for a form's bytes.
 const FORM_WAIT: Duration = Duration::from_secs(10);
-/// Parameters of `login` that are passed on to the provider (FLOW-24).
-const PASSED_ON: [&str; 5] = [
-    "prompt",
-    "login_hint",
-    "acr_values",
-    "ui_locales",
-    "max_age",
-];
-
 /// One of our endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
@@ -145,7 +136,7 @@ impl Endpoints<'_> {
             return Ok(self.refuse(&head, &Refusal::Method { allow: allowed }));
         }
         let form = if head.method == Method::POST {
-            match read_form(exchange).await? {
+            match self.ctx.waited.on(read_form(exchange)).await? {
                 Some(form) => form,
                 None if endpoint == Endpoint::BackChannel => {
                     return Ok(self.back_channel(&head, None).await);
@@ -207,71 +198,6 @@ impl Endpoints<'_> {
             .map_or_else(|| "/".to_owned(), ReturnTo::into_string)
     }
 
-    async fn login(self, head: &Parts) -> Answer {
-        if fetch::is_prefetch(&head.headers) {
-            // A page that is only looked ahead at starts nothing (FLOW-23).
-            return Answer::empty(StatusCode::NO_CONTENT);
-        }
-        let query = head.uri.query().unwrap_or_default();
-        let return_to = self.return_to(parameter(query, "redirect").as_deref());
-        let extra = PASSED_ON
-            .iter()
-            .filter_map(|name| {
-                parameter(query, name)
-                    .filter(|value| value.len() <= 512)
-                    .map(|value| ((*name).to_owned(), value))
-            })
-            .collect();
-        let provider = parameter(query, "provider");
-        let start = Start {
-            origin: self.origin(),
-            return_to: return_to.clone(),
-            provider: provider.as_deref(),
-            login_cookie: cookies::login(self.config(), head),
-            extra,
-            client: self.ctx.client.ip,
-            automatic: false,
-        };
-        let started = self.live().login.start(start).await;
-        match started {
-            Ok(started) => respond::to_provider(self.config(), &started),
-            Err(error) => respond::start_refused(self.ctx, head, &error, &return_to),
-        }
-    }
-
-    async fn callback(self, head: &Parts, provider: Option<&str>, query: &str) -> Answer {
-        let config = self.live().config.clone();
-        let old_session = cookies::session(&config, head);
-        let callback = Callback {
-            origin: self.origin(),
-            path_provider: provider,
-            query,
-            login_cookie: cookies::login(&config, head),
-            old_session: old_session.as_ref(),
-        };
-        match self.live().login.finish(callback).await {
-            Ok(Finished::SignedIn {
-                id,
-                location,
-                login_cookie,
-                ..
-            }) => {
-                self.ctx.decision = "signed_in";
-                respond::signed_in(self.ctx, &location)
-                    .with(header::SET_COOKIE, cookies::set_session(&config, &id))
-                    .with(
-                        header::SET_COOKIE,
-                        cookies::set_login(&config, &login_cookie),
-                    )
-            }
-            Ok(Finished::Already { location }) => respond::signed_in(self.ctx, &location),
-            Err(error) => {
-                let retry = self.live().login.retry_target(query);
-                respond::callback_refused(self.ctx, head, &error, retry.as_deref())
-            }
-        }
-    }
-
     async fn logout(self, head: &Parts, form: &str) -> Answer {
         if fetch::is_prefetch(&head.headers) {
             // Looking ahead ends no session either.
@@ -297,8 +223,9 @@ impl Endpoints<'_> {
             return respond::confirm_logout(self.ctx, redirect.as_deref()).await;
         }
         match self.end(head, LogoutKind::RpInitiated, redirect).await {
-            Ok(next) => {
+            Ok((next, session)) => {
                 self.ctx.decision = "signed_out";
+                self.ctx.session = session;
                 let answer = match next {
                     Next::Location(location) => Answer::redirect(StatusCode::SEE_OTHER, &location),
                     Next::SignedOut => respond::signed_out(self.ctx),
@@ -323,8 +250,9 @@ impl Endpoints<'_> {
             return self.refuse(head, &Refusal::CrossSite);
         }
         match self.end(head, LogoutKind::Local, None).await {
-            Ok(_) => {
+            Ok((_, session)) => {
                 self.ctx.decision = "signed_out";
+                self.ctx.session = session;
                 Answer::empty(StatusCode::NO_CONTENT)
                     .with(header::SET_COOKIE, cookies::clear_session(&config))
             }
@@ -339,7 +267,7 @@ impl Endpoints<'_> {
         head: &Parts,
         kind: LogoutKind,
         redirect: Option<String>,
-    ) -> Result<Next, StoreError> {
+    ) -> Result<(Next, Option<Arc<Session>>), StoreError> {
         let mut carried: Vec<SessionId> = cookies::sessions(self.config(), head).collect();
         if carried.len() > 1 {
             for at in 0..carried.len() {
@@ -358,9 +286,9 @@ impl Endpoints<'_> {
                 .end(LogoutKind::Local, self.origin(), Some(planted), None)
                 .await?;
         }
-        logout
-            .end(kind, self.origin(), carried.first(), redirect)
-            .await
+        // Deleting is quick beside the provider's metadata, where those have to be fetched.
+        let ended = logout.end(kind, self.origin(), carried.first(), redirect);
+        self.ctx.waited.on(ended).await
     }
 }
 

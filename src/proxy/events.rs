@@ -22,10 +22,10 @@ use crate::session::{Found, SessionId};
 use crate::streams::feed::{Feed, Kind, Times};
 use crate::streams::{Bond, Listening, Step, Streams, Watch};
 
+use super::again;
 use super::answer::Answer;
 use super::context::Context;
 use super::ending;
-use super::respond;
 
 /// Silence on the wire at most: proxies and load balancers cut connections after 30 s of it and more.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -218,7 +218,7 @@ fn over(config: &Config, why: StreamEnd) -> serde_json::Value {
     json!({
         "active": false,
         "reason": ending::refusal(why).reason(),
-        "login_url": respond::login_url(config, None),
+        "login_url": again::login(config, None),
     })
 }
 

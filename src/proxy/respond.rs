@@ -5,13 +5,14 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use crate::config::model::{Config, OnUnauthenticated, SameSite};
-use crate::login::{CallbackError, Start, StartError, Started};
+use crate::login::{CallbackError, Start, StartError, Started, Wanted};
 use crate::metrics::Unauthenticated;
 use crate::pages::{self, Choice, ErrorPage, PageContext};
 use crate::web::cookie;
 use crate::web::fetch;
 use crate::web::redirect::ReturnTo;
 
+use super::again;
 use super::answer::Answer;
 use super::context::Context;
 use super::cookies;
@@ -34,22 +35,27 @@ pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Re
         .route
         .and_then(|index| live.config.routes[index].provider)
         .map(|index| live.providers[index].config().name.clone());
+    let wanted = Wanted {
+        return_to,
+        extra: Vec::new(),
+    };
     let start = Start {
         origin: &live.config.public_origins[ctx.origin],
-        return_to: return_to.clone(),
+        return_to: wanted.return_to.clone(),
         provider: provider.as_deref(),
         login_cookie: cookies::login(&live.config, head),
         extra: Vec::new(),
         client: ctx.client.ip,
         automatic: true,
+        waited: &ctx.waited,
     };
     match live.login.start(start).await {
         Ok(started) => {
             ctx.decision = "login";
             ctx.refusal = Some(refusal);
-            to_provider(&live.config, &started)
+            to_provider(&live.config, head, &started)
         }
-        Err(error) => start_refused(ctx, head, &error, &return_to),
+        Err(error) => start_refused(ctx, head, &error, &wanted),
     }
 }
 
@@ -94,8 +100,14 @@ fn here(ctx: &Context, head: &Parts) -> String {
 }
 
 /// Sends the browser to the provider.
-pub(super) fn to_provider(config: &Config, started: &Started) -> Answer {
-    Answer::redirect(StatusCode::FOUND, &started.location).with(
+pub(super) fn to_provider(config: &Config, head: &Parts, started: &Started) -> Answer {
+    // Only after a 303 no browser sends a form on (FLOW-14).
+    let status = if head.method == Method::POST {
+        StatusCode::SEE_OTHER
+    } else {
+        StatusCode::FOUND
+    };
+    Answer::redirect(status, &started.location).with(
         header::SET_COOKIE,
         cookies::set_login(config, &started.login_cookie),
     )
@@ -106,28 +118,34 @@ pub(super) fn start_refused(
     ctx: &mut Context,
     head: &Parts,
     error: &StartError,
-    return_to: &str,
+    wanted: &Wanted,
 ) -> Answer {
     let refusal = match error {
-        StartError::Choose => return chooser(ctx, return_to),
+        StartError::Choose => return chooser(ctx, wanted),
         StartError::UnknownProvider => Refusal::Login(ErrorPage::UnknownProvider),
         StartError::RateLimited { retry_after } => Refusal::RateLimited {
             retry_after: *retry_after,
         },
         StartError::Loop => Refusal::Login(ErrorPage::LoginLoop),
         StartError::ProviderUnavailable => Refusal::ProviderUnavailable { retry_after: SOON },
+        StartError::StoreUnavailable => Refusal::StoreUnavailable,
     };
-    let retry = login_url(&ctx.live.config, Some(return_to));
+    let retry = again::wanted(&ctx.live.config, wanted, None);
     answer(ctx, head, &refusal, Some(&retry), None)
 }
 
-/// Answers a login that could not be finished; `return_to` is where it was going, if that could be told.
+/// Answers a login that could not be finished; `wanted` is what was asked for, if that could be told.
 pub(super) fn callback_refused(
     ctx: &mut Context,
     head: &Parts,
     error: &CallbackError,
-    return_to: Option<&str>,
+    wanted: Option<&Wanted>,
 ) -> Answer {
+    let nothing = Wanted {
+        return_to: "/".to_owned(),
+        extra: Vec::new(),
+    };
+    let wanted = wanted.unwrap_or(&nothing);
     let (refusal, code) = match error {
         CallbackError::BadState(_) => (Refusal::Login(ErrorPage::LoginExpired), None),
         CallbackError::NoCookie => (Refusal::Login(ErrorPage::CookiesBlocked), None),
@@ -140,9 +158,12 @@ pub(super) fn callback_refused(
         }
         CallbackError::StoreUnavailable => (Refusal::StoreUnavailable, None),
         CallbackError::LoggedOut => (Refusal::Unauthenticated(Unauthenticated::Revoked), None),
+        CallbackError::NotRestarted(error) => {
+            return start_refused(ctx, head, error, wanted);
+        }
     };
     tracing::warn!(%error, request.id = ctx.request_id.as_str(), "login not completed");
-    let retry = login_url(&ctx.live.config, return_to);
+    let retry = again::wanted(&ctx.live.config, wanted, None);
     answer(ctx, head, &refusal, Some(&retry), code)
 }
 
@@ -152,7 +173,7 @@ pub(super) fn refuse(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Answ
     let retry = match refusal {
         Refusal::Unauthenticated(_) => {
             let back = (head.method == Method::GET).then(|| here(ctx, head));
-            Some(login_url(&config, back.as_deref()))
+            Some(again::login(&config, back.as_deref()))
         }
         Refusal::Login(ErrorPage::LogoutFailed) => Some(format!("{}/logout", config.base_path)),
         Refusal::Misdirected => Some(config.main_origin().text.to_string()),
@@ -173,7 +194,7 @@ fn answer(
     retry: Option<&str>,
     code: Option<&str>,
 ) -> Answer {
-    if !fetch::prefers_html(&head.headers) {
+    if !fetch::wants_page(&head.headers) {
         return problem(ctx, head, refusal);
     }
     let config = ctx.live.config.clone();
@@ -193,7 +214,8 @@ pub(super) fn problem(ctx: &mut Context, head: &Parts, refusal: &Refusal) -> Ans
     let config = ctx.live.config.clone();
     let signing_in_helps = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::Login(_));
     // A script wants to come back to its page, not to its own address: the Referer names it, when it is one of ours.
-    let login = signing_in_helps.then(|| login_url(&config, referring_page(ctx, head).as_deref()));
+    let login =
+        signing_in_helps.then(|| again::login(&config, referring_page(ctx, head).as_deref()));
     let page = refusal.page();
     let body = pages::problem(
         page.status(),
@@ -247,32 +269,14 @@ fn finish(ctx: &mut Context, refusal: &Refusal, mut answer: Answer, config: &Con
     answer.closing(refusal.closes())
 }
 
-/// Path of our `login`, returning to `return_to` afterwards.
-pub(super) fn login_url(config: &Config, return_to: Option<&str>) -> String {
-    let base = format!("{}/login", config.base_path);
-    match return_to {
-        None => base,
-        Some(target) => {
-            let query: String = form_urlencoded::Serializer::new(String::new())
-                .append_pair("redirect", target)
-                .finish();
-            format!("{base}?{query}")
-        }
-    }
-}
-
-fn chooser(ctx: &mut Context, return_to: &str) -> Answer {
+fn chooser(ctx: &mut Context, wanted: &Wanted) -> Answer {
     let config = ctx.live.config.clone();
     let choices: Vec<_> = config
         .providers
         .iter()
         .map(|provider| Choice {
             label: provider.name.to_string(),
-            href: format!(
-                "{}&provider={}",
-                login_url(&config, Some(return_to)),
-                provider.name
-            ),
+            href: again::wanted(&config, wanted, Some(&provider.name)),
         })
         .collect();
     ctx.decision = "own";
@@ -300,7 +304,7 @@ pub(super) fn signed_in(ctx: &Context, location: &str) -> Answer {
 /// The page after a logout.
 pub(super) fn signed_out(ctx: &mut Context) -> Answer {
     let config = ctx.live.config.clone();
-    let sign_in = login_url(&config, None);
+    let sign_in = again::login(&config, None);
     Answer::page(
         StatusCode::OK,
         pages::signed_out(page_context(&config, ctx), &sign_in),
@@ -312,7 +316,8 @@ pub(super) async fn confirm_logout(ctx: &mut Context, redirect: Option<&str>) ->
     let live = ctx.live.clone();
     let action = format!("{}/logout", live.config.base_path);
     let origin = &live.config.public_origins[ctx.origin];
-    let mut origins = live.logout.end_session_origins(origin).await;
+    let asked = live.logout.end_session_origins(origin);
+    let mut origins = ctx.waited.on(asked).await;
     // A provider may send the browser on to others (brokers): `form-action` holds for the whole chain of redirects.
     origins.push("https:".to_owned());
     ctx.decision = "own";

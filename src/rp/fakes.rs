@@ -346,6 +346,10 @@ impl Store for FakeStore {
         keys()
     }
 
+    async fn reachable(&self) -> Result<(), StoreError> {
+        self.up()
+    }
+
     async fn peek(&self, id: &SessionId) -> Result<Lookup, StoreError> {
         self.up()?;
         Ok(self

@@ -56,6 +56,7 @@ pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
 /// The sessions, as login and logout see them. Meaning and errors: [`Sessions`].
 pub(crate) trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn keys(&self) -> KeyRing;
+    fn reachable(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn peek(&self, id: &SessionId) -> impl Future<Output = Result<Lookup, StoreError>> + Send;
     fn begin(
         &self,
@@ -149,6 +150,10 @@ impl Idp for Provider {
 impl Store for Sessions {
     fn keys(&self) -> KeyRing {
         Self::keys(self)
+    }
+
+    async fn reachable(&self) -> Result<(), StoreError> {
+        Self::reachable(self).await
     }
 
     async fn peek(&self, id: &SessionId) -> Result<Lookup, StoreError> {

@@ -401,6 +401,10 @@ impl Redis {
         Ok(())
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
     /// Runs a script that answers `{tag, payload}`.
     async fn run(
         &self,

@@ -361,6 +361,18 @@ impl Sessions {
         }
     }
 
+    /// Whether a session could be stored now, as far as that can be told without a round trip: only a store that is not
+    /// connected is asked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reachable(&self) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Redis(cached) if !cached.redis.is_up() => cached.redis.ping().await,
+            Store::Memory(_) | Store::Redis(_) => Ok(()),
+        }
+    }
+
     /// What is wrong with the store, in words, for `check --online`; nothing when all is well.
     pub async fn survey(&self) -> Vec<String> {
         match &self.0.store {

@@ -64,8 +64,14 @@ pub fn sent_by_another_site(headers: &HeaderMap) -> bool {
     single(headers, &SEC_FETCH_SITE).is_some_and(|site| site == b"cross-site")
 }
 
-/// Whether an error is better shown as a page: HTML is named in `Accept`, and JSON is not wanted more (RFC 9110 §12.5.1).
-pub fn prefers_html(headers: &HeaderMap) -> bool {
+/// Whether an error is better shown as a page: a person will see it, as far as the browser tells (a posted form and a frame
+/// navigate, too: RESP-05, RESP-06), and HTML is preferred.
+pub fn wants_page(headers: &HeaderMap) -> bool {
+    single(headers, &SEC_FETCH_MODE).is_none_or(|mode| mode == b"navigate") && prefers_html(headers)
+}
+
+/// Whether HTML is named in `Accept`, and JSON is not wanted more (RFC 9110 §12.5.1).
+fn prefers_html(headers: &HeaderMap) -> bool {
     let (mut html, mut json) = (0, 0);
     for range in tokens(headers, &ACCEPT) {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);

@@ -1,6 +1,7 @@
 //! Shows what each command prints, where, and how it exits (PRODUCT §1).
 
 mod demo;
+mod keys;
 mod logs;
 pub(crate) mod process;
 

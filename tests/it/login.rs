@@ -1,6 +1,7 @@
 //! Signs in, in every way that works and every way that must not.
 
 mod cookies;
+mod foreign;
 mod hygiene;
 mod limits;
 mod refusals;

@@ -5,6 +5,7 @@ mod health;
 mod hygiene;
 mod logs;
 mod moves;
+mod overhead;
 mod prometheus;
 
 use std::time::{Duration, Instant};

@@ -131,10 +131,40 @@ async fn assert_store_away(rig: &Rig, name: &str, fresh: &Person, expired: &Pers
         });
         assert!(down.is_some(), "{row}: the metric tells");
     }
-    // A login cannot be finished: there is nowhere to put the session.
-    let stranger = Client::new();
-    let page = stranger.browse(rig.fleet[0].url("/orders")).await;
-    assert_eq!(page.expect("an answer").status, 503, "{name}: login");
+    // There is nowhere to put a session: nobody is sent to type a password first.
+    let asked = rig.provider.count(Endpoint::Authorize);
+    let daypass = &rig.fleet[0];
+    for path in ["/orders", "/oauth2/login?redirect=%2Forders"] {
+        let row = format!("{name}, login by {path}");
+        let stranger = Client::new();
+        let page = stranger.browse(daypass.url(path)).await.expect("a page");
+        assert_eq!(
+            page.url.path(),
+            path.split('?').next().expect("a path"),
+            "{row}"
+        );
+        assert_eq!(
+            (page.status, page.header("retry-after")),
+            (503, Some("5")),
+            "{row}"
+        );
+        assert!(
+            page.text().contains("<a class=\"button"),
+            "{row}: a way forward"
+        );
+        assert!(
+            stranger.jar().cookies().is_empty(),
+            "{row}: nothing has begun"
+        );
+    }
+    let login = daypass.url("/oauth2/login");
+    let answer = get(&Client::new(), login).await;
+    assert_unavailable(
+        &answer,
+        "store_unavailable",
+        &format!("{name}, login by API"),
+    );
+    assert_eq!(rig.provider.count(Endpoint::Authorize), asked, "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

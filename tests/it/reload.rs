@@ -2,6 +2,7 @@
 
 mod files;
 mod keys;
+mod parts;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{ManualClock, Waited};
 use crate::oidc::CallError;
 use crate::rp::fakes::{self, FakeIdp, FakeStore, HOUR, NOW};
 
@@ -18,6 +18,7 @@ struct World {
     idp: Arc<FakeIdp>,
     store: FakeStore,
     origin: model::Origin,
+    waited: Waited,
 }
 
 fn world() -> World {
@@ -42,6 +43,7 @@ fn world_of(providers: Vec<model::Provider>) -> World {
         },
         clock,
         store,
+        waited: Waited::default(),
     }
 }
 
@@ -69,6 +71,7 @@ impl World {
                 extra: Vec::new(),
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 automatic,
+                waited: &Waited::default(),
             })
             .await
     }
@@ -104,11 +107,29 @@ impl World {
             .finish(Callback {
                 origin,
                 path_provider,
-                query,
-                login_cookie,
                 old_session,
+                ..self.callback(query, login_cookie)
             })
             .await
+    }
+
+    fn callback<'a>(&'a self, query: &'a str, login_cookie: Option<&'a str>) -> Callback<'a> {
+        Callback {
+            origin: &self.origin,
+            path_provider: None,
+            query,
+            login_cookie,
+            old_session: None,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            navigates: true,
+            waited: &self.waited,
+        }
+    }
+
+    /// `state` of the login that was started last.
+    fn last_state(&self) -> String {
+        let sent = self.idp.sent.lock();
+        sent.last().expect("a login was started").0.clone()
     }
 
     async fn sign_in(&self, cookie: Option<&str>, old: Option<&SessionId>) -> (SessionId, String) {
@@ -118,7 +139,7 @@ impl World {
             Finished::SignedIn {
                 id, login_cookie, ..
             } => (id, login_cookie),
-            Finished::Already { .. } => panic!("nobody was signed in"),
+            other => panic!("nobody was signed in: {other:?}"),
         }
     }
 
@@ -143,6 +164,7 @@ async fn a_login_makes_a_session_and_leads_to_where_the_user_was_going() {
         location,
         login_cookie,
         subject,
+        ..
     }) = finished
     else {
         panic!("{finished:?}");
@@ -187,7 +209,7 @@ async fn tabs_log_in_side_by_side_with_one_cookie() {
         let query = format!("state={state}&code=c");
         match world.answer(&query, Some(&cookie), None).await.unwrap() {
             Finished::SignedIn { login_cookie, .. } => cookie = login_cookie,
-            Finished::Already { .. } => panic!("a fresh state"),
+            other => panic!("a fresh state: {other:?}"),
         }
         assert!(cookie.len() < 300);
     }
@@ -306,6 +328,23 @@ async fn with_the_provider_down_nothing_is_consumed() {
     assert!(matches!(result, Ok(Finished::SignedIn { .. })));
 }
 
+#[tokio::test]
+async fn with_the_store_down_nobody_is_sent_to_the_provider() {
+    let world = world();
+    world.store.fail(true);
+    for automatic in [true, false] {
+        let result = world.try_start(None, None, automatic).await;
+        assert!(
+            matches!(result, Err(StartError::StoreUnavailable)),
+            "{result:?}"
+        );
+    }
+    assert_eq!(world.idp.count("authorize"), 0);
+    assert!(world.logins(LoginResult::StoreUnavailable));
+    world.store.fail(false);
+    assert!(world.try_start(None, None, true).await.is_ok());
+}
+
 #[test]
 fn a_link_can_only_tighten_max_age() {
     let mut provider = fakes::provider("provider");
@@ -346,6 +385,9 @@ fn nothing_that_travels_through_the_browser_is_in_debug() {
         query: "code=S3CRET&state=S3CRET",
         login_cookie: Some("S3CRET"),
         old_session: None,
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        navigates: true,
+        waited: &Waited::default(),
     };
     assert!(!format!("{callback:?}").contains("S3CRET"));
     let started = Started {

@@ -50,6 +50,7 @@ impl World {
         self.flow
             .end(LogoutKind::RpInitiated, &self.origin, id, redirect)
             .await
+            .map(|(next, _)| next)
     }
 }
 
@@ -142,7 +143,9 @@ async fn a_local_logout_never_leaves_for_the_provider() {
         .flow
         .end(LogoutKind::Local, &world.origin, Some(&id), None)
         .await;
-    assert_eq!(next.unwrap(), Next::SignedOut);
+    let (next, session) = next.unwrap();
+    assert_eq!(next, Next::SignedOut);
+    assert_eq!(&*session.unwrap().subject, "jane");
     assert!(world.store.get(&id).is_none());
     assert_eq!(world.idp.count("end_session"), 0);
     world.flow.revoker.drained().await;

@@ -12,7 +12,7 @@ use super::super::tests::{NOW, Scene};
 use super::*;
 use crate::clock::ManualClock;
 use crate::oidc::Clearance;
-use crate::secret::{PrivateKey, RefreshToken};
+use crate::secret::RefreshToken;
 
 /// RFC 8037 §A.1.
 const KEY: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"ed",
@@ -52,7 +52,7 @@ async fn credentials_are_sent_in_exactly_one_way() {
         ("none", model::ClientAuth::None, None, vec!["client_id"]),
         (
             "key",
-            model::ClientAuth::PrivateKeyJwt(PrivateKey::new(KEY)),
+            model::ClientAuth::PrivateKeyJwt(model::ClientKey::parse(KEY).unwrap()),
             None,
             vec!["client_assertion_type", "client_assertion", "client_id"],
         ),
@@ -78,7 +78,10 @@ async fn credentials_are_sent_in_exactly_one_way() {
 #[tokio::test]
 async fn an_assertion_is_for_one_provider_one_request_and_one_minute() {
     // CAUTH-04, CAUTH-05.
-    let scene = called_with(model::ClientAuth::PrivateKeyJwt(PrivateKey::new(KEY))).await;
+    let scene = called_with(model::ClientAuth::PrivateKeyJwt(
+        model::ClientKey::parse(KEY).unwrap(),
+    ))
+    .await;
     let again = RefreshToken::new("season-ticket");
     scene
         .provider
@@ -112,7 +115,10 @@ async fn an_assertion_is_for_one_provider_one_request_and_one_minute() {
 #[tokio::test]
 async fn a_key_the_provider_cannot_check_is_not_tried() {
     let scene = Scene::with(
-        |config| config.client_auth = model::ClientAuth::PrivateKeyJwt(PrivateKey::new(KEY)),
+        |config| {
+            config.client_auth =
+                model::ClientAuth::PrivateKeyJwt(model::ClientKey::parse(KEY).unwrap());
+        },
         |m| {
             let name = "token_endpoint_auth_signing_alg_values_supported";
             m.insert(name.into(), json!(["RS256", "PS256"]));
@@ -133,11 +139,11 @@ async fn a_key_the_provider_cannot_check_is_not_tried() {
 fn debug_shows_no_credentials() {
     for auth in [
         model::ClientAuth::SecretBasic(ClientSecret::new("s3cr3t")),
-        model::ClientAuth::PrivateKeyJwt(PrivateKey::new(KEY)),
+        model::ClientAuth::PrivateKeyJwt(model::ClientKey::parse(KEY).unwrap()),
     ] {
         let mut config = super::super::tests::config("https://a.example");
         config.client_auth = auth;
-        let client = Client::new(&config, Arc::clone(&ManualClock::at(NOW)) as _).unwrap();
+        let client = Client::new(&config, Arc::clone(&ManualClock::at(NOW)) as _);
         let text = format!("{client:?}");
         assert!(!text.contains("s3cr3t") && !text.contains("nWGx"), "{text}");
     }

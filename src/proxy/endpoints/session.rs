@@ -68,10 +68,12 @@ impl Endpoints<'_> {
             }
             Err(_) => return self.refuse_api(head, &Refusal::StoreUnavailable),
         };
+        self.ctx.session = Some(found.session.clone());
         let Some(provider) = self.live().provider_of(&found.session).cloned() else {
             return self.refuse_api(head, &Refusal::Unauthenticated(Unauthenticated::NoSession));
         };
-        match self.refresher.force(&id, &found, &provider).await {
+        let forced = self.refresher.force(&id, &found, &provider);
+        match self.ctx.waited.on(forced).await {
             Ok(session) => self.tell(&Found { session, ..found }),
             Err(RefreshError::Ended) => {
                 self.refuse_api(head, &Refusal::Unauthenticated(Unauthenticated::Revoked))

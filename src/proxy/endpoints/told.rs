@@ -20,7 +20,11 @@ impl Endpoints<'_> {
     /// A failure of ours is a 503 and not the 400 of §2.8: a provider that tries again must know that it is worth it.
     pub(super) async fn back_channel(self, head: &Parts, form: Option<&str>) -> Answer {
         let told = match logout_token(head, form) {
-            Ok(token) => self.live().logout.back_channel(&token).await,
+            // The provider's keys may have to be fetched first.
+            Ok(token) => {
+                let told = self.live().logout.back_channel(&token);
+                self.ctx.waited.on(told).await
+            }
             Err(rule) => Err(BackChannelError::Invalid(rule)),
         };
         let (status, error, detail) = match told {

@@ -112,6 +112,12 @@ impl Cluster {
         self.shared.stir.notify_one();
     }
 
+    /// Whether a master is connected: with some away, the next session may still find its place.
+    pub(super) fn is_up(&self) -> bool {
+        let map = self.shared.map.borrow();
+        map.links.iter().any(|link| link.is_up())
+    }
+
     /// Whether the slot's master has been connected without a break for so long.
     pub(super) fn is_up_for(&self, slot: u16, time: Duration) -> bool {
         let home = self.shared.map.borrow().home(slot);

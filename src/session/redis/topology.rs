@@ -199,6 +199,14 @@ impl Topology {
         }
     }
 
+    /// Whether a server that holds data is connected now.
+    pub(super) fn is_up(&self) -> bool {
+        match &*self.layout {
+            Layout::One(link) => link.is_up(),
+            Layout::Cluster(cluster) => cluster.is_up(),
+        }
+    }
+
     /// Sends a command to one of the masters, by its number; `None` when there are not so many. For what is not about one
     /// key.
     pub(super) async fn ask_master<T: FromRedisValue>(

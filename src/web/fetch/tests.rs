@@ -186,6 +186,25 @@ fn html_is_preferred_when_named_and_not_below_json() {
     ])));
 }
 
+/// RESP-02, RESP-05, RESP-06
+#[test]
+fn pages_are_for_people_whatever_a_script_accepts() {
+    for (name, mode, want) in [
+        ("no Fetch Metadata", &[][..], true),
+        ("a page, a frame, a form", &["navigate"], true),
+        ("fetch()", &["cors"], false),
+        ("fetch() at home", &["same-origin"], false),
+        ("an image", &["no-cors"], false),
+        ("a socket", &["websocket"], false),
+        ("said twice", &["navigate", "navigate"], false),
+    ] {
+        let mut fields = vec![("accept", "text/html")];
+        fields.extend(mode.iter().map(|mode| ("sec-fetch-mode", *mode)));
+        assert_eq!(wants_page(&map(&fields)), want, "{name}");
+    }
+    assert!(!wants_page(&map(&[("sec-fetch-mode", "navigate")])));
+}
+
 #[test]
 fn prefetches_are_known_by_their_purpose() {
     for (name, value, want) in [

@@ -8,7 +8,7 @@ use super::{SESSION, Stage, brief, go, parameter, replaced, sets_session};
 
 /// A page with a way forward, which is what every failed login ends in.
 #[track_caller]
-fn assert_refused(answer: &Response, status: u16, row: &str) {
+pub(super) fn assert_refused(answer: &Response, status: u16, row: &str) {
     assert_eq!(answer.status, status, "{row}: {}", brief(answer));
     assert!(!sets_session(answer), "{row}");
     assert_eq!(answer.header("location"), None, "{row}");
@@ -130,54 +130,6 @@ async fn a_callback_that_does_not_fit_never_reaches_the_token_endpoint() {
     let callback = stage.callback(&client).await;
     assert_eq!(go(client.navigate(callback)).await.status, 303);
     assert!(stage.knows(&client).await);
-}
-
-/// FLOW-08: what is in the URL is not enough.
-#[tokio::test(flavor = "multi_thread")]
-async fn another_browser_cannot_finish_a_login() {
-    let stage = Stage::new();
-    let (attacker, victim, stranger) = (Client::new(), Client::new(), Client::new());
-    let callback = stage.callback(&attacker).await;
-    // No login cookie at all: cookies may be blocked, and the page says so.
-    let answer = go(victim.navigate(&callback)).await;
-    assert_refused(&answer, 400, "no login cookie");
-    // One of its own.
-    let _ = stage.callback(&stranger).await;
-    let answer = go(stranger.navigate(&callback)).await;
-    assert_refused(&answer, 400, "another login cookie");
-    // One that was tampered with.
-    let name = attacker.jar().cookies()[0].name.clone();
-    let value = attacker.jar().cookies()[0].value.clone();
-    let spoilt = attacker.twin();
-    spoilt.jar().overwrite(&name, &value[..value.len() - 5]);
-    let answer = go(spoilt.navigate(&callback)).await;
-    assert_refused(&answer, 400, "a truncated login cookie");
-    stage.nothing_redeemed("another browser");
-    // It is still good where it belongs.
-    assert_eq!(go(attacker.navigate(&callback)).await.status, 303);
-    assert!(stage.knows(&attacker).await);
-}
-
-/// CSRF-07: an attacker's callback does not replace the session of whoever is lured to it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_callback_leaves_a_session_alone() {
-    let stage = Stage::new();
-    let victim = stage.signed_in().await;
-    let before = victim.jar().find(SESSION).cloned();
-    stage
-        .provider
-        .configure(|settings| settings.user = "john".to_owned());
-    let attacker = Client::new();
-    let callback = stage.callback(&attacker).await;
-    let answer = go(victim.navigate(&callback)).await;
-    assert!(!sets_session(&answer), "{answer:?}");
-    assert_eq!(victim.jar().find(SESSION).cloned(), before);
-    stage.nothing_redeemed("a foreign callback");
-    assert!(stage.knows(&victim).await);
-    assert_eq!(
-        stage.echo.last().expect("forwarded").header("x-user"),
-        Some("248289761001")
-    );
 }
 
 /// FLOW-20

@@ -1,9 +1,9 @@
 //! Signs in with two providers, and mixes them up as an attacker would (RFC 9207, RFC 9700 §4.4).
 
-use daypass_testbed::client::Client;
+use daypass_testbed::client::{Client, Response};
 use daypass_testbed::daypass::{Daypass, Setup};
 use daypass_testbed::echo::Echo;
-use daypass_testbed::provider::{CLIENT_ID, Endpoint, Provider};
+use daypass_testbed::provider::{CLIENT_ID, Endpoint, Fault, Provider};
 use serde_json::json;
 
 use super::{go, parameter, replaced, sets_session};
@@ -101,6 +101,65 @@ async fn a_page_lets_the_user_choose() {
 }
 
 /// A session by one provider opens no route of another.
+/// What was asked of the login is asked of it again, whichever page lies in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_outlives_the_chooser_and_a_failure() {
+    let mut two = Two::new(true);
+    let client = Client::new();
+    let asked = "prompt=login&login_hint=jane%40example.com&acr_values=gold&ui_locales=nb&max_age=60&redirect=%2Fafter";
+    let values = |url: &str| {
+        [
+            "prompt",
+            "login_hint",
+            "acr_values",
+            "ui_locales",
+            "max_age",
+        ]
+        .map(|name| parameter(url, name).unwrap_or_default())
+    };
+    let want = ["login", "jane@example.com", "gold", "nb", "60"];
+    let base = two.daypass.url("");
+    let link = |page: &Response, name: &str| {
+        let text = page.text().replace("&#38;", "&");
+        let links = text.split("href=\"").skip(1);
+        let mut links = links.filter_map(|rest| rest.split('"').next());
+        let found = links.find(|href| href.contains(name));
+        let found = found.unwrap_or_else(|| panic!("{name}: {text}"));
+        format!("{base}{found}")
+    };
+    let chooser = go(client.navigate(two.daypass.url(&format!("/oauth2/login?{asked}")))).await;
+    let chosen = link(&chooser, "provider=acme");
+    let started = go(client.navigate(&chosen)).await;
+    let to_provider = started.location().expect("to the provider");
+    assert_eq!(values(&to_provider), want, "after the chooser");
+    two.honest
+        .fault(Endpoint::Authorize, Fault::oauth("access_denied"));
+    let refused = client.browse(&to_provider).await.expect("a page");
+    assert_eq!(refused.status, 403);
+    // It may have been the wrong one: there is a choice again.
+    let again = link(&refused, "/oauth2/login");
+    let chooser = go(client.navigate(&again)).await;
+    let started = go(client.navigate(link(&chooser, "provider=acme"))).await;
+    let to_provider = started.location().expect("to the provider");
+    assert_eq!(values(&to_provider), want, "after a refusal");
+
+    // A provider that cannot be asked at all.
+    two.honest.stop();
+    two.daypass.restart();
+    let url = two
+        .daypass
+        .url(&format!("/oauth2/login?provider=acme&{asked}"));
+    let down = go(client.navigate(url)).await;
+    assert_eq!(down.status, 503);
+    let again = link(&down, "/oauth2/login");
+    assert_eq!(values(&again), want, "after an outage");
+    assert_eq!(parameter(&again, "redirect").as_deref(), Some("/after"));
+    // A provider that may not ask anything has had its try.
+    let silent = two.daypass.url("/oauth2/login?provider=acme&prompt=none");
+    let again = link(&go(client.navigate(silent)).await, "/oauth2/login");
+    assert_eq!(parameter(&again, "prompt"), None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_names_a_provider_wants_its_sessions() {
     let two = Two::new(true);

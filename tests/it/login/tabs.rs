@@ -38,37 +38,79 @@ async fn twenty_tabs_sign_in_side_by_side() {
     assert_eq!(client.jar().cookies().len(), 2, "one session cookie");
 }
 
-/// Tabs that a browser restores all at once have no login cookie yet: each gets its own, and the last one stays.
+/// Tabs that a browser restores all at once have no login cookie yet: each gets its own, and the last one stays. Whichever
+/// comes back first, all end where they were going, by one login of the browser's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn tabs_that_start_before_the_first_cookie_end_in_the_application_too() {
+    // The tab whose cookie stayed has a login of its own under way, if another came first.
+    for (first, reversed, codes) in [
+        ("one that lost its cookie", false, 2),
+        ("the one whose cookie stayed", true, 1),
+    ] {
+        let stage = Stage::new();
+        let client = Client::new();
+        let mut tabs = cold_tabs(&stage, &client, 4).await;
+        if reversed {
+            tabs.reverse();
+        }
+        for (tab, to_provider) in tabs {
+            let page = client.browse(to_provider).await.expect("a login");
+            assert_eq!(
+                (page.status, page.url.path()),
+                (200, &*tab),
+                "{first}: {tab}"
+            );
+        }
+        assert_eq!(stage.provider.count(Endpoint::Token), codes, "{first}");
+        assert_eq!(
+            client.jar().cookies().len(),
+            2,
+            "{first}: no cookie piled up"
+        );
+    }
+}
+
+/// The same, with every answer on its way before the first login is finished.
+#[tokio::test(flavor = "multi_thread")]
+async fn tabs_that_all_lost_their_cookie_at_once_sign_in_too() {
     let stage = Stage::new();
     let client = Client::new();
-    let start = |tab: usize| {
-        let (stage, client) = (&stage, client.clone());
-        async move {
-            go(client
-                .navigate(stage.url(&format!("/tab/{tab}")))
-                .without_cookies())
-            .await
-        }
-    };
-    let (first, second) = (start(1).await, start(2).await);
-    for started in [&first, &second] {
-        let page = url::Url::parse(&stage.url("/")).expect("a URL");
+    let mut callbacks = Vec::new();
+    for (tab, to_provider) in cold_tabs(&stage, &client, 12).await {
+        let answered = go(client.navigate(to_provider)).await;
+        callbacks.push((tab, answered.location().expect("back from the provider")));
+    }
+    let winner = callbacks.pop().expect("the last one's cookie stayed");
+    // None of these has a session to go on with: each starts anew before any has come back.
+    let mut again = Vec::new();
+    for (tab, callback) in callbacks {
+        let answer = go(client.navigate(callback)).await;
+        assert_eq!(answer.status, 302, "{tab}: {}", answer.text());
+        assert!(!sets_session(&answer), "{tab}");
+        again.push((tab, answer.location().expect("to the provider")));
+    }
+    assert_eq!(stage.provider.count(Endpoint::Token), 0);
+    for (tab, next) in again.into_iter().chain([winner]) {
+        let page = client.browse(next).await.expect("a login");
+        assert_eq!((page.status, page.url.path()), (200, &*tab));
+    }
+    assert!(stage.knows(&client).await);
+}
+
+/// Tabs opened at `/tab/1`, `/tab/2` and so on before any answer came: path, and address at the provider. The browser
+/// keeps the login cookie of the last.
+async fn cold_tabs(stage: &Stage, client: &Client, count: usize) -> Vec<(String, String)> {
+    let page = url::Url::parse(&stage.url("/")).expect("a URL");
+    let mut tabs = Vec::new();
+    for tab in 1..=count {
+        let path = format!("/tab/{tab}");
+        let started = go(client.navigate(stage.url(&path)).without_cookies()).await;
         for line in started.header_all("set-cookie") {
             client.jar().store(&page, &line);
         }
+        tabs.push((path, started.location().expect("to the provider")));
     }
-    let (mine, lost) = (
-        second.location().expect("to the provider"),
-        first.location().expect("to the provider"),
-    );
-    let page = client.browse(mine).await.expect("a login");
-    assert_eq!((page.status, page.url.path()), (200, "/tab/2"));
-    // Its state belongs to a cookie that is gone, but the browser is signed in by now.
-    let page = client.browse(lost).await.expect("on to the page");
-    assert_eq!((page.status, page.url.path()), (200, "/tab/1"));
-    assert_eq!(stage.provider.count(Endpoint::Token), 1);
+    tabs
 }
 
 /// FLOW-27, REG-06

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use daypass_testbed::client::{Client, Response};
+use daypass_testbed::client::{Call, Client, Response};
 use daypass_testbed::daypass::{Daypass, Setup};
 use daypass_testbed::echo::Echo;
 use daypass_testbed::provider::{Endpoint, Fault, Provider};
@@ -32,7 +32,7 @@ fn lines(daypass: &Daypass, target: &str) -> Vec<Value> {
 }
 
 /// The one access line of the request that this answer belongs to.
-fn line_of(daypass: &Daypass, answer: &Response) -> Value {
+pub(super) fn line_of(daypass: &Daypass, answer: &Response) -> Value {
     let id = answer
         .header("x-request-id")
         .expect("every answer of ours has an id");
@@ -215,6 +215,57 @@ async fn each_request_has_one_line_that_tells_what_was_decided_and_why() {
         !daypass.log().contains(JANE) && !daypass.log().contains("jane@example.com"),
         "nobody is named"
     );
+}
+
+/// Where a session is known, made or ended, its line says whose it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_line_of_whoever_is_known_has_the_hash_of_their_name() {
+    let (mut provider, echo) = (Provider::start(), Echo::start());
+    let setup = Setup::new(&provider, &echo.url()).set("session.refresh_before", "0s");
+    let daypass = Daypass::ready(BINARY, setup);
+    let client = Client::new();
+    let page = client.browse(daypass.url("/")).await.expect("a login");
+    let known = line_of(&daypass, &page)["subject.hash"].clone();
+    assert!(known.is_string());
+    let sends = |call: Call| async { call.send().await.expect("an answer") };
+
+    // The callback, and its replay.
+    let started = sends(client.navigate(daypass.url("/oauth2/login"))).await;
+    let to_provider = started.location().expect("to the provider");
+    let callback = sends(client.navigate(to_provider)).await;
+    let callback = callback.location().expect("back");
+    for row in ["callback", "callback again"] {
+        let answer = sends(client.navigate(&callback)).await;
+        assert_eq!(answer.status, 303, "{row}");
+        assert_eq!(line_of(&daypass, &answer)["subject.hash"], known, "{row}");
+    }
+    let twin = client.twin();
+    let local = sends(twin.post(daypass.url("/oauth2/logout/local"))).await;
+    assert_eq!(local.status, 204);
+    assert_eq!(line_of(&daypass, &local)["subject.hash"], known, "local");
+    client.browse(daypass.url("/")).await.expect("a login");
+    let out = sends(client.navigate(daypass.url("/oauth2/logout"))).await;
+    assert_eq!(out.status, 303);
+    assert_eq!(line_of(&daypass, &out)["subject.hash"], known, "logout");
+
+    // A token that has run out and cannot be renewed.
+    provider.fault(Endpoint::Token, Fault::Answer(json!({"expires_in": 1})));
+    client.browse(daypass.url("/")).await.expect("a login");
+    provider.stop();
+    for path in ["/", "/oauth2/session/refresh"] {
+        let answer = wait_for(PATIENCE, || {
+            let call = match path {
+                "/" => client.get(daypass.url(path)),
+                _ => client.post(daypass.url(path)),
+            };
+            let answer = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(call.send())
+            });
+            answer.ok().filter(|answer| answer.status == 503)
+        });
+        let answer = answer.expect("503 when the token has run out");
+        assert_eq!(line_of(&daypass, &answer)["subject.hash"], known, "{path}");
+    }
 }
 
 /// What an auditor asks for: who came, who left, who was turned away, and whose tokens could not be renewed.

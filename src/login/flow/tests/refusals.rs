@@ -14,7 +14,6 @@ use crate::rp::fakes::{self, FakeIdp};
 async fn callbacks_that_do_not_fit_never_reach_the_token_endpoint() {
     let world = world();
     let login = world.begin(None, None).await;
-    let stranger = world.begin(None, None).await;
     let (state, cookie) = (&*login.state, Some(&*login.cookie));
     let broken = format!("{}AAAA", &state[..state.len() - 4]);
     for (name, query, cookie, want) in [
@@ -29,19 +28,13 @@ async fn callbacks_that_do_not_fit_never_reach_the_token_endpoint() {
             "broken state",
             format!("state={broken}&code=c"),
             cookie,
-            "state belongs to another browser",
+            "state is not ours",
         ),
         (
             "repeated code",
             format!("state={state}&code=c&code=d"),
             cookie,
             "a parameter is repeated",
-        ),
-        (
-            "another browser's state",
-            format!("state={}&code=c", stranger.state),
-            cookie,
-            "state belongs to another browser",
         ),
         (
             "made-up cookie",
@@ -67,7 +60,7 @@ async fn callbacks_that_do_not_fit_never_reach_the_token_endpoint() {
     );
     world
         .clock
-        .advance(state::LIFETIME + Duration::from_secs(1));
+        .advance(crate::login::state::LIFETIME + Duration::from_secs(1));
     let result = world.answer(&query, cookie, None).await;
     assert!(
         matches!(
@@ -80,8 +73,8 @@ async fn callbacks_that_do_not_fit_never_reach_the_token_endpoint() {
     assert_eq!(world.idp.count("token"), 0);
     assert_eq!(world.store.len(), 0);
     assert!(world.logins(LoginResult::BadState));
-    assert_eq!(world.flow.retry_target(&query).unwrap(), "/orders?id=7");
-    assert_eq!(world.flow.retry_target("state=AAAA"), None);
+    assert_eq!(world.flow.wanted(&query).unwrap().return_to, "/orders?id=7");
+    assert!(world.flow.wanted("state=AAAA").is_none());
 }
 
 /// FLOW-04, FLOW-20
@@ -104,7 +97,7 @@ async fn a_replayed_callback_goes_on_with_a_session_and_nowhere_without() {
         ("stale session", &login_cookie, Some(&stale), false),
     ] {
         match world.answer(&query, Some(cookie), session).await {
-            Ok(Finished::Already { location }) => {
+            Ok(Finished::Already { location, .. }) => {
                 assert!(goes_on, "{name}");
                 assert_eq!(location, "/orders?id=7");
             }
@@ -125,6 +118,9 @@ async fn a_replayed_callback_goes_on_with_a_session_and_nowhere_without() {
         query: &query,
         login_cookie: Some(&login_cookie),
         old_session: None,
+        client: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        navigates: true,
+        waited: &world.waited,
     };
     assert!(replica.finish(callback).await.is_err());
     assert_eq!(world.idp.count("token"), 1);
@@ -138,11 +134,111 @@ async fn a_tab_that_lost_its_cookie_to_another_goes_on_when_signed_in() {
     let (id, cookie) = world.sign_in(None, None).await;
     let query = format!("state={}&code=c", one.state);
     let result = world.answer(&query, Some(&cookie), Some(&id)).await;
-    assert!(matches!(result, Ok(Finished::Already { location }) if location == "/orders?id=7"));
+    assert!(matches!(result, Ok(Finished::Already { location, .. }) if location == "/orders?id=7"));
     assert!(world.store.get(&id).is_some(), "CSRF-07: the session stays");
     world.store.fail(true);
     let result = world.answer(&query, Some(&cookie), Some(&id)).await;
     assert!(matches!(result, Err(CallbackError::StoreUnavailable)));
+}
+
+/// FLOW-04, FLOW-08, FLOW-22: the code of another browser's login is nobody's here, whatever becomes of the login.
+#[tokio::test]
+async fn an_answer_for_another_cookie_starts_the_login_anew_and_its_code_stays_unused() {
+    let world = world();
+    let foreign = world.begin(None, None).await;
+    let own = world.begin(None, None).await;
+    let query = format!("state={}&code=c", foreign.state);
+    let begun = world.idp.count("authorize");
+    let result = world.answer(&query, Some(&own.cookie), None).await;
+    let Ok(Finished::Restarted(started)) = result else {
+        panic!("{result:?}");
+    };
+    assert_eq!(world.idp.count("authorize"), begun + 1);
+    assert_eq!(world.idp.count("token"), 0);
+    assert!(world.logins(LoginResult::Restarted));
+    // The new one is this browser's: it finishes, and leads to where the lost one was going.
+    let query = format!("state={}&code=mine", world.last_state());
+    let result = world
+        .answer(&query, Some(&started.login_cookie), None)
+        .await;
+    assert!(
+        matches!(&result, Ok(Finished::SignedIn { location, .. }) if location == "/orders?id=7"),
+        "{result:?}"
+    );
+    assert_eq!(world.idp.count("token mine"), 1);
+    assert_eq!(world.idp.count("token"), 1);
+}
+
+/// FLOW-18, FLOW-22: what must not start a login gets the page instead.
+#[tokio::test]
+async fn an_answer_for_another_cookie_starts_nothing_where_nobody_wants_to_sign_in() {
+    let world = world();
+    let foreign = world.begin(None, None).await;
+    let own = world.begin(None, None).await;
+    let begun = world.idp.count("authorize");
+    let state = &foreign.state;
+    for (name, query, navigates) in [
+        (
+            "the user said no",
+            format!("state={state}&error=access_denied"),
+            true,
+        ),
+        ("neither", format!("state={state}"), true),
+        ("no navigation", format!("state={state}&code=c"), false),
+    ] {
+        let callback = Callback {
+            navigates,
+            ..world.callback(&query, Some(&own.cookie))
+        };
+        let result = world.flow.finish(callback).await;
+        assert!(
+            matches!(
+                result,
+                Err(CallbackError::BadState("state belongs to another browser"))
+            ),
+            "{name}: {result:?}"
+        );
+    }
+    world
+        .clock
+        .advance(crate::login::state::LIFETIME + Duration::from_secs(1));
+    let query = format!("state={state}&code=c");
+    let result = world.answer(&query, Some(&own.cookie), None).await;
+    assert!(
+        matches!(
+            result,
+            Err(CallbackError::BadState("the login took too long"))
+        ),
+        "{result:?}"
+    );
+    assert_eq!(world.idp.count("authorize"), begun);
+    assert_eq!(world.idp.count("token"), 0);
+}
+
+/// FLOW-21: a browser that shows another login cookie each time is not sent round and round.
+#[tokio::test]
+async fn a_login_that_starts_anew_again_and_again_is_a_loop() {
+    let world = world();
+    let _ = world.begin(None, None).await;
+    for round in 0..=3 {
+        // Each time a cookie that was sealed for a login of its own.
+        let query = format!("state={}&code=c", world.last_state());
+        let stranger = LoginCookie::fresh().seal(&fakes::keys());
+        let result = world.answer(&query, Some(&stranger), None).await;
+        if round < 3 {
+            assert!(
+                matches!(result, Ok(Finished::Restarted(_))),
+                "{round}: {result:?}"
+            );
+        } else {
+            assert!(
+                matches!(result, Err(CallbackError::NotRestarted(StartError::Loop))),
+                "{round}: {result:?}"
+            );
+        }
+    }
+    assert!(world.logins(LoginResult::Loop));
+    assert_eq!(world.idp.count("token"), 0);
 }
 
 /// FLOW-09

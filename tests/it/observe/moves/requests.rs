@@ -6,6 +6,7 @@ use daypass_testbed::echo::Echo;
 use daypass_testbed::provider::Provider;
 use daypass_testbed::raw::wait_for;
 use daypass_testbed::redis::Redis;
+use serde_json::json;
 
 use super::super::PATIENCE;
 use super::{Labels, Watch, setup};
@@ -232,6 +233,28 @@ async fn requests_and_refusals_are_counted_by_route_and_reason() {
             series.push(("upstream_errors_total", &[("reason", "connect")]));
         }
         watch.grew(name, &series);
+    }
+}
+
+/// What is left of a token says something only where the token goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_access_tokens_that_are_forwarded_are_looked_at_for_their_life() {
+    let (provider, echo) = (Provider::start(), Echo::start());
+    let route = |kind: &str| json!({"name": kind, "path_prefix": format!("/{kind}"), "upstream": echo.url(), "token": {"kind": kind}});
+    let setup = Setup::new(&provider, &echo.url());
+    let setup = ["access", "id", "none"]
+        .iter()
+        .fold(setup, |setup, kind| setup.route_first(route(kind)));
+    let daypass = Daypass::ready(BINARY, setup);
+    let client = Client::new();
+    client.browse(daypass.url("/")).await.expect("a login");
+    let looked_at = || daypass.metric("daypass_token_remaining_seconds_count", &[]);
+    for (kind, more) in [("id", 0.0), ("none", 0.0), ("access", 1.0)] {
+        let before = looked_at();
+        let answer = client.get(daypass.url(&format!("/{kind}"))).send();
+        assert_eq!(answer.await.expect("an answer").status, 200, "{kind}");
+        let grown = looked_at() - before;
+        assert!((grown - more).abs() < 0.5, "{kind}: {grown}");
     }
 }
 

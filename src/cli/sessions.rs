@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tracing::level_filters::LevelFilter;
 
 use super::{FileArgs, fail, say};
 use crate::clock::{SharedClock, SystemClock, Timestamp};
 use crate::config::{self, Environment, model};
 use crate::metrics::{LogoutKind, Metrics};
+use crate::rp::audit;
 use crate::session::{Fleet, Listed, Meta, RecordKey, Sessions, StoreError, Walk, Whose};
+use crate::telemetry;
 
 pub(super) const EXAMPLES: &str = "Examples:
   daypass sessions list   -c daypass.yaml --subject 248289761001
@@ -76,6 +79,14 @@ pub(super) fn run(action: &Action, environment: &Environment) -> ExitCode {
         Ok(opened) => opened,
         Err(problem) => return fail(&problem),
     };
+    if matches!(action, Action::Revoke { .. }) {
+        // What is ended is written down: a replica does so only for a session that it holds.
+        let logging = model::Logging {
+            level: LevelFilter::WARN,
+            ..config.logging.clone()
+        };
+        telemetry::start(&logging, environment.get("RUST_LOG"), false);
+    }
     let Some(fleet) = sessions.fleet() else {
         return fail(
             "session.store is `memory`: its sessions are known to the running process only. Restart daypass to end them \
@@ -234,6 +245,9 @@ async fn revoke_of(
         let page: Vec<_> = meant.map(|one| one.key).collect();
         let (gone, outcome) = fleet.end(&page, Some(LogoutKind::Operator)).await;
         *ended += gone.len() as u64;
+        for one in &gone {
+            audit::ended(LogoutKind::Operator, one);
+        }
         outcome?;
     }
     Ok(())

@@ -72,7 +72,7 @@ pub(crate) fn signed_out(kind: LogoutKind, id: &SessionId, session: &Session) {
 }
 
 /// A session was ended without its cookie.
-pub(crate) fn ended(kind: LogoutKind, ended: &Ended) {
+pub fn ended(kind: LogoutKind, ended: &Ended) {
     let meta = ended.meta.as_ref();
     tracing::info!(
         target: "audit",

@@ -50,6 +50,18 @@ fn port(address: &Value) -> u64 {
 }
 
 #[test]
+fn the_session_cache_fits_into_the_memory_of_its_container() {
+    // docs/sessions.md: 4 KiB each at most, and what the process takes at rest.
+    let entries = at(&embedded(), "/session/cache_entries").as_u64();
+    let cache = entries.expect("a number") * 4 / 1024;
+    let pod = pod();
+    let limit = at(&pod, "/initContainers/0/resources/limits/memory").as_str();
+    let limit = limit.and_then(|limit| limit.strip_suffix("Mi"));
+    let limit: u64 = limit.expect("in Mi").parse().expect("a number");
+    assert!(cache + 64 <= limit, "{cache} MiB of {limit}");
+}
+
+#[test]
 fn every_container_satisfies_the_restricted_pod_security_standard() {
     // K8S-12
     for deployment in [&manifest("deployment")[0], &manifest("redis")[0]] {

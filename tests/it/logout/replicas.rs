@@ -3,7 +3,7 @@
 use daypass_testbed::client::{Client, Response};
 use daypass_testbed::provider::{Endpoint, Provider};
 use daypass_testbed::raw::wait_for;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::PATIENCE;
 use crate::cli::process;
@@ -50,7 +50,7 @@ async fn refused(rig: &Rig, client: &Client) {
     }
 }
 
-fn token(provider: &Provider, claims: &serde_json::Value) -> String {
+fn token(provider: &Provider, claims: &Value) -> String {
     provider.logout_token(claims, &[])
 }
 
@@ -165,7 +165,7 @@ async fn an_operator_sees_and_ends_sessions_of_the_whole_fleet() {
         );
         ended
     };
-    let listed = |words: &[&str]| -> Vec<serde_json::Value> {
+    let listed = |words: &[&str]| -> Vec<Value> {
         let mut all = vec!["list", "--json"];
         all.extend_from_slice(words);
         let ended = sessions(&all);
@@ -237,7 +237,19 @@ async fn an_operator_sees_and_ends_sessions_of_the_whole_fleet() {
         let mut all = vec!["revoke"];
         all.extend_from_slice(words);
         let ended = sessions(&all);
-        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{words:?}");
+        assert_eq!(ended.code, Some(0), "{words:?}: {}", ended.stderr);
+        // Each is written down, and nobody is named.
+        let lines: Vec<Value> = ended
+            .stderr
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of the audit log"))
+            .collect();
+        assert!(!ended.stderr.contains(JANE));
+        let written = lines.iter().filter(|line| {
+            line["target"] == "audit" && line["event"] == "logout" && line["kind"] == "operator"
+        });
+        let told = format!("ended {} session", written.count());
+        assert!(ended.stdout.starts_with(&told), "{}", ended.stderr);
         ended.stdout
     };
     assert_eq!(revoke(&["--sid", "nothing"]), "ended 0 sessions\n");

@@ -35,6 +35,8 @@ pub(crate) enum Fate {
     MasterLost,
     /// A master of the store acknowledged it that had been replaced, or was a moment later.
     TwoMasters,
+    /// A master of the store acknowledged it, and was replaced by a replica that did not follow it any more.
+    StaleHeir,
 }
 
 impl From<Peril> for Fate {
@@ -42,6 +44,7 @@ impl From<Peril> for Fate {
         match peril {
             Peril::MasterEnded => Self::MasterLost,
             Peril::TwoMasters => Self::TwoMasters,
+            Peril::StaleHeir => Self::StaleHeir,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Knows which node of the store took writes when: who could not be heard, and what was acknowledged and may yet be lost.
 //!
 //! A shard is a set of nodes that hold the same data, one of them as master. Redis replicates after it has answered: what
-//! a master acknowledged last is lost when another takes its place, and so is what it acknowledges after that.
+//! a master acknowledged last is lost when another takes its place, and so is what it acknowledges after that. All is lost
+//! that it acknowledged since its heir last followed it.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use crate::ledger::before;
 
 /// What a master acknowledged within this before its end may not have reached a replica.
 const LAG: Duration = Duration::from_millis(50);
+/// An heir that did not follow for so long at the end was not merely looked at a moment before.
+const STALE: Duration = Duration::from_millis(200);
 
 /// Why what was acknowledged is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +21,28 @@ pub(crate) enum Peril {
     MasterEnded,
     /// There were two masters, and the one that was asked had to give way.
     TwoMasters,
+    /// Its heir had not caught up with it. Sentinels compare how much replicas have read, though a master that starts again
+    /// counts from zero: one that still has the old count wins over one that has followed since.
+    StaleHeir,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// It takes writes.
+    Takes,
+    /// It hears of every write of that node.
+    Follows(usize),
+    /// Neither, or it says nothing.
+    Neither,
+}
+
+/// A node followed another, when it was last looked at.
+#[derive(Debug, Clone, Copy)]
+struct Following {
+    node: usize,
+    master: usize,
+    last: Instant,
 }
 
 /// A time in which a node took writes. The moments are known only as well as somebody looked.
@@ -55,6 +80,7 @@ struct Move {
 pub(crate) struct Watch {
     nodes: Vec<Node>,
     turns: Vec<Turn>,
+    following: Vec<Following>,
     /// The slots of each shard at the start.
     homes: Vec<RangeInclusive<u16>>,
     moves: Vec<Move>,
@@ -88,6 +114,7 @@ impl Watch {
         });
         Self {
             turns: turns.collect(),
+            following: Vec::new(),
             nodes,
             homes,
             moves: Vec::new(),
@@ -146,13 +173,13 @@ impl Watch {
         (!node.held).then_some(node.epoch)
     }
 
-    /// A node that was asked at one moment had said whether it takes writes, or nothing, by another.
+    /// What a node that was asked at one moment had said by another.
     pub(crate) fn answered(
         &mut self,
         node: usize,
         epoch: u64,
         (asked, heard): (Instant, Instant),
-        takes: bool,
+        sight: Sight,
     ) {
         let Node {
             epoch: known,
@@ -163,7 +190,10 @@ impl Watch {
             return;
         }
         self.nodes[node].looked = asked;
-        match (self.open(node), takes) {
+        if let Sight::Follows(master) = sight {
+            self.followed(node, master, asked);
+        }
+        match (self.open(node), sight == Sight::Takes) {
             (Some(turn), false) => turn.ended = Some((looked, heard)),
             (None, true) => self.turns.push(Turn {
                 node,
@@ -284,35 +314,73 @@ impl Watch {
         let turns = self.turns_of(shard);
         let mut perils = Vec::new();
         for (place, turn) in turns.iter().enumerate() {
-            let others = turns[..place]
-                .iter()
-                .filter(|other| other.node != turn.node);
-            for other in others.filter(|other| other.ended.is_none_or(|(_, at)| at > turn.began.0))
-            {
-                let ends = [turn.ended, other.ended].into_iter().flatten();
-                let until = ends.map(|(_, at)| at).min();
-                perils.push((before(turn.began.0, LAG), until, Peril::TwoMasters));
-            }
-            // Who comes next, if nobody was there in between.
-            let Some((last, over)) = turn.ended else {
-                continue;
-            };
-            let mut beside = turns
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != place);
-            let stands =
-                |turn: &Turn| turn.began.1 < over && turn.ended.is_none_or(|(_, at)| at >= over);
-            if beside.any(|(_, other)| stands(other)) {
-                continue;
-            }
-            let next = turns.iter().find(|next| next.began.1 >= over);
-            if next.is_some_and(|next| next.node != turn.node) {
-                perils.push((before(last, LAG), Some(over), Peril::MasterEnded));
+            let others = turns[..place].iter();
+            for first in others.filter(|first| first.node != turn.node) {
+                let Some((last, over)) = first.ended.filter(|(_, at)| outlasts(turn, *at)) else {
+                    // It goes on beside the other, who has to give way.
+                    if first.ended.is_none_or(|(_, at)| at > turn.began.0) {
+                        let from = before(turn.began.0, LAG);
+                        perils.push((from, turn.ended.map(|(_, at)| at), Peril::TwoMasters));
+                    }
+                    continue;
+                };
+                let beside = over > turn.began.0;
+                if !beside && self.has_successor(&turns, first, turn) {
+                    continue;
+                }
+                let last = last.min(turn.began.0);
+                let caught_up = self.caught_up(turn, first).min(last);
+                let peril = if last.duration_since(caught_up) > STALE {
+                    Peril::StaleHeir
+                } else if beside {
+                    Peril::TwoMasters
+                } else {
+                    Peril::MasterEnded
+                };
+                perils.push((before(caught_up, LAG), Some(over), peril));
             }
         }
         perils
     }
+
+    /// Whether somebody took writes between the end of one turn and the beginning of another, or as the first one ended.
+    fn has_successor(&self, turns: &[Turn], first: &Turn, next: &Turn) -> bool {
+        let Some((_, over)) = first.ended else {
+            return false;
+        };
+        turns.iter().any(|turn| {
+            let itself = std::ptr::eq(turn, first) || std::ptr::eq(turn, next);
+            !itself && turn.began.1 <= next.began.1 && outlasts(turn, over)
+        })
+    }
+
+    /// When the one who took a turn last followed the one who had it.
+    fn caught_up(&self, heir: &Turn, master: &Turn) -> Instant {
+        let following = self.following.iter();
+        let seen = following
+            .filter(|seen| (seen.node, seen.master) == (heir.node, master.node))
+            .map(|seen| seen.last)
+            .filter(|last| *last <= heir.began.1);
+        seen.max().unwrap_or(master.began.0)
+    }
+
+    fn followed(&mut self, node: usize, master: usize, now: Instant) {
+        let mut seen = self.following.iter_mut();
+        let own = seen.rfind(|seen| seen.node == node);
+        match own {
+            Some(seen) if seen.master == master => seen.last = now,
+            _ => self.following.push(Following {
+                node,
+                master,
+                last: now,
+            }),
+        }
+    }
+}
+
+/// Whether a turn goes on after a moment.
+fn outlasts(turn: &Turn, moment: Instant) -> bool {
+    turn.ended.is_none_or(|(_, at)| at > moment)
 }
 
 fn overlaps(span: (Instant, Option<Instant>), from: Instant, until: Instant) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::ledger::{Happened, SignedIn};
 use crate::plan::Misbehaviour;
-use crate::watch::Watch;
+use crate::watch::{Sight, Watch};
 
 /// The provider's journal and the ledger of one token, by milliseconds since the start. Its slot is in the first shard of
 /// two, with nodes 0 and 2.
@@ -39,13 +39,17 @@ impl Story {
         let (from, until) = (self.at(from), self.at(until));
         {
             let mut watch = self.ledger.watch();
+            let looked = before(from, Duration::from_millis(10));
+            if ends != next {
+                watch.answered(next, 0, (looked, looked), Sight::Follows(ends));
+            }
             watch.hold(ends, from);
             if ends == next {
                 watch.release(next, true, until);
             } else {
                 let looked = before(until, Duration::from_millis(20));
-                watch.answered(next, 0, (looked, looked), false);
-                watch.answered(next, 0, (until, until), true);
+                watch.answered(next, 0, (looked, looked), Sight::Neither);
+                watch.answered(next, 0, (until, until), Sight::Takes);
             }
         }
         self

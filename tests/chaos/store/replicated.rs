@@ -63,7 +63,10 @@ impl<S: Servers> Replicated<S> {
             let key = servers.key(shard);
             (servers.node(node).probe(PATIENCE), key)
         });
-        let sentry = Sentry::start(&watch, probes.collect());
+        let probes = probes.collect();
+        let ports = (0..shards.len()).map(|node| servers.node(node).address().port());
+        let ports: Vec<u16> = ports.collect();
+        let sentry = Sentry::start(&watch, probes, &ports);
         Self {
             servers: Arc::new(Mutex::new(servers)),
             watch,

@@ -32,9 +32,18 @@ impl Story {
     fn takes(mut self, node: usize, takes: bool, at: u64) -> Self {
         let (before, at) = (self.at(at - 10), self.at(at));
         let epoch = self.1.asking(node).expect("not held");
+        let sight = |takes| if takes { Sight::Takes } else { Sight::Neither };
         let was = self.1.open(node).is_some();
-        self.1.answered(node, epoch, (before, before), was);
-        self.1.answered(node, epoch, (at, at), takes);
+        self.1.answered(node, epoch, (before, before), sight(was));
+        self.1.answered(node, epoch, (at, at), sight(takes));
+        self
+    }
+
+    fn follows(mut self, node: usize, master: usize, at: u64) -> Self {
+        let at = self.at(at);
+        let epoch = self.1.asking(node).expect("not held");
+        self.1
+            .answered(node, epoch, (at, at), Sight::Follows(master));
         self
     }
 
@@ -113,56 +122,106 @@ fn nobody_is_there_while_a_master_is_away_and_nothing_is_lost_when_it_comes_back
 
 #[test]
 fn what_was_acknowledged_last_may_be_lost_when_another_takes_the_place() {
-    use Peril::{MasterEnded, TwoMasters};
+    use Peril::{MasterEnded, StaleHeir, TwoMasters};
     told(vec![
         (
             "killed, and another takes its place",
-            Story::new().held(0, 1000).takes(1, true, 3000),
+            Story::new()
+                .follows(1, 0, 990)
+                .held(0, 1000)
+                .takes(1, true, 3000),
             vec![(1000, Some(3000))],
-            vec![(950, Some(1000), MasterEnded)],
+            vec![(940, Some(1000), MasterEnded)],
         ),
         (
             "and it comes back as a replica",
             Story::new()
+                .follows(1, 0, 990)
                 .held(0, 1000)
                 .takes(1, true, 3000)
                 .released(0, false, 4000)
                 .takes(0, false, 4100),
             vec![(1000, Some(3000))],
-            vec![(950, Some(1000), MasterEnded)],
+            vec![(940, Some(1000), MasterEnded)],
         ),
         (
             "frozen, replaced, and for a moment it does not know",
             Story::new()
+                .follows(1, 0, 990)
                 .held(0, 1000)
                 .takes(1, true, 3000)
                 .released(0, true, 4000)
                 .takes(0, false, 4100),
             vec![(1000, Some(3000))],
             vec![
-                (950, Some(1000), MasterEnded),
+                (940, Some(1000), MasterEnded),
                 (3950, Some(4100), TwoMasters),
             ],
         ),
         (
             "it wakes while it is replaced",
             Story::new()
+                .follows(1, 0, 990)
                 .held(0, 1000)
                 .released(0, true, 2000)
+                .follows(1, 0, 2480)
                 .takes(1, true, 2500)
                 .takes(0, false, 2700),
             vec![(1000, Some(2000))],
-            vec![(2440, Some(2700), TwoMasters)],
+            vec![(2430, Some(2700), TwoMasters)],
         ),
         (
             "it wakes, and hands over before anyone takes",
             Story::new()
+                .follows(1, 0, 990)
                 .held(0, 1000)
                 .released(0, true, 2000)
+                .follows(1, 0, 2680)
                 .takes(0, false, 2700)
                 .takes(1, true, 2900),
             vec![(1000, Some(2000)), (2700, Some(2900))],
-            vec![(2640, Some(2700), MasterEnded)],
+            vec![(2630, Some(2700), MasterEnded)],
+        ),
+        (
+            "killed and started again, and replaced by one that has not followed it since",
+            Story::new()
+                .follows(1, 0, 990)
+                .held(0, 1000)
+                .released(0, false, 1500)
+                .takes(0, true, 1600)
+                .takes(1, true, 2500)
+                .takes(0, false, 2700),
+            vec![(1000, Some(1600))],
+            vec![(940, Some(2700), StaleHeir)],
+        ),
+        (
+            "and by one that has",
+            Story::new()
+                .follows(1, 0, 990)
+                .held(0, 1000)
+                .released(0, false, 1500)
+                .takes(0, true, 1600)
+                .follows(1, 0, 2480)
+                .takes(1, true, 2500)
+                .takes(0, false, 2700),
+            vec![(1000, Some(1600))],
+            vec![(2430, Some(2700), TwoMasters)],
+        ),
+        (
+            "two in a row",
+            Story::new()
+                .follows(1, 0, 990)
+                .follows(2, 0, 990)
+                .held(0, 1000)
+                .takes(1, true, 3000)
+                .follows(2, 1, 4990)
+                .held(1, 5000)
+                .takes(2, true, 7000),
+            vec![(1000, Some(3000)), (5000, Some(7000))],
+            vec![
+                (940, Some(1000), MasterEnded),
+                (4940, Some(5000), MasterEnded),
+            ],
         ),
     ]);
 }
@@ -174,7 +233,7 @@ fn an_answer_from_before_a_kill_tells_nothing() {
     story = story.held(0, 1000);
     assert_eq!(story.1.asking(0), None);
     let at = story.at(1001);
-    story.1.answered(0, epoch, (at, at), true);
+    story.1.answered(0, epoch, (at, at), Sight::Takes);
     assert!(story.1.open(0).is_none());
 }
 

@@ -193,11 +193,13 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Insta
     for lost in due {
         let shown = by_visit.get(lost.visit.as_str());
         let shown = shown.map(Vec::as_slice).unwrap_or_default();
-        let acted = |shown: &&&Presentation| shown.verdict != Some(Verdict::Unprocessed);
-        let why = shown
-            .iter()
-            .filter(acted)
-            .find_map(|shown| fate(shown, ledger));
+        // Where an answer was lost, or what was stored of it, the token is shown again, and that ends the session.
+        let acted = |shown: &Presentation| shown.verdict != Some(Verdict::Unprocessed);
+        let why = shown.iter().enumerate().find_map(|(place, first)| {
+            let mut later = shown[place + 1..].iter();
+            let again = later.any(|again| again.token == first.token && acted(again));
+            (again && acted(first)).then(|| fate(first, ledger))?
+        });
         let signed_in = ledger.visits.get(&lost.visit).copied();
         let in_vain = signed_in.and_then(|at| ledger.peril(&lost.visit, at.asked, at.answered));
         let why = why.or(in_vain.map(Fate::from));

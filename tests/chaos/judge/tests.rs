@@ -120,6 +120,11 @@ fn what_had_to_be_is_told_from_what_had_not() {
             again(Story::new().shown(0, 1000, 1100, Accepted, true), 1200),
             (0, 0),
         ),
+        (
+            "cut, and not shown again: that is not how it was lost",
+            Story::new().shown(0, 1000, 1100, Accepted, true),
+            (0, 1),
+        ),
         ("too late", again(once(6500), 6200), (0, 0)),
         (
             "killed in the middle",

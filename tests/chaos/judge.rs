@@ -49,9 +49,16 @@ impl From<Peril> for Fate {
     }
 }
 
-/// What befell a presentation, if it could not end well.
-pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
+/// What befell a presentation, if it could not end well, so that the token was shown again at a moment.
+pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Option<Fate> {
     let now = Instant::now();
+    // Nobody is served from what is not stored: it had come, and only the store can have lost it.
+    let served = shown.issued.as_ref().and_then(|jti| ledger.served.get(jti));
+    if let Some(served) = served.filter(|at| **at <= again) {
+        let ended = shown.ended.unwrap_or(shown.arrived);
+        let stored = settled(shown, ended, SOON, ledger).at.min(*served);
+        return ledger.peril(&shown.user, ended, stored).map(Fate::from);
+    }
     if shown.cut && shown.verdict != Some(Verdict::Unprocessed) {
         return Some(Fate::AnswerCut);
     }
@@ -149,7 +156,7 @@ pub(crate) fn presentations(
             if harmless {
                 continue;
             }
-            if fate(first, ledger).is_some() {
+            if fate(first, again.arrived, ledger).is_some() {
                 inherent += 1;
                 continue;
             }
@@ -197,8 +204,8 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Insta
         let acted = |shown: &Presentation| shown.verdict != Some(Verdict::Unprocessed);
         let why = shown.iter().enumerate().find_map(|(place, first)| {
             let mut later = shown[place + 1..].iter();
-            let again = later.any(|again| again.token == first.token && acted(again));
-            (again && acted(first)).then(|| fate(first, ledger))?
+            let again = later.find(|again| again.token == first.token && acted(again))?;
+            acted(first).then(|| fate(first, again.arrived, ledger))?
         });
         let signed_in = ledger.visits.get(&lost.visit).copied();
         let in_vain = signed_in.and_then(|at| ledger.peril(&lost.visit, at.asked, at.answered));

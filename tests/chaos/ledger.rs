@@ -50,6 +50,8 @@ pub(crate) struct Ledger {
     pub(crate) began: Instant,
     watch: SharedWatch,
     pub(crate) visits: HashMap<String, SignedIn>,
+    /// When the upstream was first shown an access token, by its `jti`.
+    pub(crate) served: HashMap<String, Instant>,
     /// Visits that were over, and came back with an older copy of the store.
     pub(crate) back: HashSet<String>,
     pub(crate) happened: Vec<Happened>,
@@ -65,6 +67,7 @@ impl Ledger {
             began: Instant::now(),
             watch,
             visits: HashMap::new(),
+            served: HashMap::new(),
             back: HashSet::new(),
             happened: Vec::new(),
             lost: Vec::new(),

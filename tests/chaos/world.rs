@@ -280,8 +280,12 @@ impl Stage {
             let Some(visit) = request.header("x-visit") else {
                 continue;
             };
-            let subject = request.bearer().and_then(claims);
-            let subject = subject.as_ref().and_then(|claims| claims["sub"].as_str());
+            let claims = request.bearer().and_then(claims);
+            if let Some(jti) = claims.as_ref().and_then(|claims| claims["jti"].as_str()) {
+                let mut ledger = self.world.ledger();
+                ledger.served.entry(jti.to_owned()).or_insert(request.at);
+            }
+            let subject = claims.as_ref().and_then(|claims| claims["sub"].as_str());
             if subject != Some(&format!("user-{visit}")) {
                 let what = format!("{visit} asked, and the upstream was shown {subject:?}");
                 self.world

@@ -69,7 +69,15 @@ impl Story {
             decided: Some(self.at(from)),
             ended: Some(self.at(until)),
             cut,
+            issued: Some(format!("from {from}")),
         });
+        self
+    }
+
+    /// What was answered to what was shown at one moment is shown to the upstream at another.
+    fn served(mut self, shown: u64, at: u64) -> Self {
+        let at = self.at(at);
+        self.ledger.served.insert(format!("from {shown}"), at);
         self
     }
 
@@ -132,6 +140,25 @@ fn what_had_to_be_is_told_from_what_had_not() {
             (0, 0),
         ),
         (
+            "killed in the middle, but it had been stored",
+            again(once(1500), 12_000)
+                .served(1000, 1600)
+                .trouble(Trouble::Killed(0), 1700, 5000),
+            (1, 1),
+        ),
+        (
+            "killed in the middle, and served only after it was shown again",
+            again(once(1500), 12_000)
+                .served(1000, 12_500)
+                .trouble(Trouble::Killed(0), 1700, 5000),
+            (0, 0),
+        ),
+        (
+            "cut, and yet it had come",
+            again(Story::new().shown(0, 1000, 1100, Accepted, true), 1200).served(1000, 1150),
+            (1, 1),
+        ),
+        (
             "another was killed",
             again(once(1500), 12_000).trouble(Trouble::Killed(2), 1200, 5000),
             (1, 1),
@@ -192,6 +219,13 @@ fn a_master_takes_with_it_what_it_acknowledged_last_and_nothing_else() {
         (
             "the master ended a moment after it was stored, and another took its place",
             again(once(1500), 9000).node(0, 1540, 2, 3500),
+            (0, 0),
+        ),
+        (
+            "the master ended so, and it had been served",
+            again(once(1500), 9000)
+                .served(1000, 1530)
+                .node(0, 1540, 2, 3500),
             (0, 0),
         ),
         (

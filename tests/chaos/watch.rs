@@ -325,7 +325,7 @@ impl Watch {
                     continue;
                 };
                 let beside = over > turn.began.0;
-                if !beside && self.has_successor(&turns, first, turn) {
+                if !beside && has_successor(&turns, first, turn) {
                     continue;
                 }
                 let last = last.min(turn.began.0);
@@ -341,17 +341,6 @@ impl Watch {
             }
         }
         perils
-    }
-
-    /// Whether somebody took writes between the end of one turn and the beginning of another, or as the first one ended.
-    fn has_successor(&self, turns: &[Turn], first: &Turn, next: &Turn) -> bool {
-        let Some((_, over)) = first.ended else {
-            return false;
-        };
-        turns.iter().any(|turn| {
-            let itself = std::ptr::eq(turn, first) || std::ptr::eq(turn, next);
-            !itself && turn.began.1 <= next.began.1 && outlasts(turn, over)
-        })
     }
 
     /// When the one who took a turn last followed the one who had it.
@@ -376,6 +365,17 @@ impl Watch {
             }),
         }
     }
+}
+
+/// Whether somebody took writes between the end of one turn and the beginning of another, or as the first one ended.
+fn has_successor(turns: &[Turn], first: &Turn, next: &Turn) -> bool {
+    let Some((_, over)) = first.ended else {
+        return false;
+    };
+    turns.iter().any(|turn| {
+        let itself = std::ptr::eq(turn, first) || std::ptr::eq(turn, next);
+        !itself && turn.began.1 <= next.began.1 && outlasts(turn, over)
+    })
 }
 
 /// Whether a turn goes on after a moment.

@@ -122,7 +122,7 @@ fn nobody_is_there_while_a_master_is_away_and_nothing_is_lost_when_it_comes_back
 
 #[test]
 fn what_was_acknowledged_last_may_be_lost_when_another_takes_the_place() {
-    use Peril::{MasterEnded, StaleHeir, TwoMasters};
+    use Peril::{MasterEnded, TwoMasters};
     told(vec![
         (
             "killed, and another takes its place",
@@ -182,6 +182,13 @@ fn what_was_acknowledged_last_may_be_lost_when_another_takes_the_place() {
             vec![(1000, Some(2000)), (2700, Some(2900))],
             vec![(2630, Some(2700), MasterEnded)],
         ),
+    ]);
+}
+
+#[test]
+fn all_is_lost_since_the_heir_last_followed() {
+    use Peril::{MasterEnded, StaleHeir, TwoMasters};
+    told(vec![
         (
             "killed and started again, and replaced by one that has not followed it since",
             Story::new()

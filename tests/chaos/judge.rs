@@ -163,7 +163,7 @@ pub(crate) fn presentations(
             let clock = |at: Instant| ledger.clock(at);
             wrong.push(format!(
                 "{}: shown by replica {} at {}, {:?} at {}, answered at {}; shown again by replica {} at {}, {:?}\n    \
-                 then: {}",
+                 then: {}\n    {}",
                 first.user,
                 first.sender,
                 clock(first.arrived),
@@ -174,6 +174,7 @@ pub(crate) fn presentations(
                 clock(again.arrived),
                 again.verdict,
                 ledger.around(a_while_before(first.arrived), again.arrived),
+                ledger.stored(&first.user, a_while_before(first.arrived), again.arrived),
             ));
         }
     }
@@ -233,12 +234,13 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Insta
             })
             .collect();
         let what = format!(
-            "{} at {} on replica {}: {}\n    presentations, latest first: {}",
+            "{} at {} on replica {}: {}\n    presentations, latest first: {}\n    {}",
             lost.visit,
             ledger.clock(lost.at),
             lost.replica,
             lost.reason,
-            last.join("; ")
+            last.join("; "),
+            ledger.stored(&lost.visit, a_while_before(lost.at), lost.at),
         );
         ledger.violated("2: no session is lost", &what);
     }

@@ -108,6 +108,16 @@ impl Ledger {
         words.join("; ")
     }
 
+    /// What the store did with a visit between two moments, in words.
+    pub(crate) fn stored(&self, visit: &str, from: Instant, until: Instant) -> String {
+        let Some(visit) = self.visits.get(visit) else {
+            return "who never signed in".to_owned();
+        };
+        let clock = |at| self.clock(at);
+        let told = self.watch().told(visit.slot, (from, until), clock);
+        format!("slot {}: {told}", visit.slot)
+    }
+
     /// Troubles that overlap with this time.
     pub(crate) fn during(&self, from: Instant, until: Instant) -> impl Iterator<Item = &Happened> {
         let open = move |happened: &&Happened| {

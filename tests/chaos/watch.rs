@@ -255,6 +255,37 @@ impl Watch {
         (0..self.homes.len()).any(unsettled)
     }
 
+    /// Who took writes of a slot, and what may be lost, between two moments, in words; times by `clock`.
+    pub(crate) fn told(
+        &self,
+        slot: u16,
+        (from, until): (Instant, Instant),
+        clock: impl Fn(Instant) -> String,
+    ) -> String {
+        let end = |at: Option<Instant>| at.map_or("…".to_owned(), &clock);
+        let mut words = Vec::new();
+        for shard in self.shards(slot, from, until) {
+            let turns = self.turns_of(shard).into_iter();
+            let turns =
+                turns.map(|turn| (turn.began.1, turn.ended.map(|ended| ended.1), turn.node));
+            for (began, ended, node) in turns.filter(|turn| overlaps((turn.0, turn.1), from, until))
+            {
+                words.push(format!(
+                    "node {node} took writes {}–{}",
+                    clock(began),
+                    end(ended)
+                ));
+            }
+            let perils = self.perils(shard).into_iter();
+            for (began, ended, peril) in
+                perils.filter(|peril| overlaps((peril.0, peril.1), from, until))
+            {
+                words.push(format!("{peril:?} {}–{}", clock(began), end(ended)));
+            }
+        }
+        words.join("; ")
+    }
+
     /// How often another node took a master's place.
     pub(crate) fn failovers(&self) -> usize {
         let shards = 0..self.homes.len();

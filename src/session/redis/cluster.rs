@@ -92,15 +92,17 @@ impl Cluster {
         }
     }
 
-    /// A slot that the master holds.
-    pub(super) fn slot_of(&self, node: &Node) -> Option<u16> {
+    /// The slots that the master holds, in ascending order.
+    pub(super) fn slots_of(&self, node: &Node) -> Vec<u16> {
         let map = self.shared.map.borrow();
-        let index = map.index(node)?;
-        let slot = map
-            .slots
-            .iter()
-            .position(|held| usize::from(*held) == index)?;
-        u16::try_from(slot).ok()
+        let Some(index) = map.index(node) else {
+            return Vec::new();
+        };
+        let slots = (0..).zip(&map.slots);
+        slots
+            .filter(|(_, held)| usize::from(**held) == index)
+            .map(|(slot, _)| slot)
+            .collect()
     }
 
     /// Whether the slot's master has been connected without a break for so long.

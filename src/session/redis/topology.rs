@@ -37,11 +37,11 @@ enum Layout {
 pub(super) struct Roster(Arc<Layout>);
 
 impl Roster {
-    /// A slot that the server holds; `None` where there are none.
-    pub(super) fn slot(&self, node: &Node) -> Option<u16> {
+    /// The slots that the server holds, in ascending order; empty where there are none.
+    pub(super) fn slots(&self, node: &Node) -> Vec<u16> {
         match &*self.0 {
-            Layout::One(_) => None,
-            Layout::Cluster(cluster) => cluster.slot_of(node),
+            Layout::One(_) => Vec::new(),
+            Layout::Cluster(cluster) => cluster.slots_of(node),
         }
     }
 

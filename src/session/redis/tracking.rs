@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::command::{SLOTS, code, slot};
+use super::command::code;
 use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
 use super::topology::Roster;
@@ -36,6 +36,8 @@ use crate::session::cache::Cache;
 use crate::session::changes::Changes;
 use crate::session::orphans::Orphans;
 use crate::session::seen::{Last, Seen};
+
+mod probe;
 
 /// Keeps the cache true. Connects at first use.
 pub(in crate::session) struct Tracker {
@@ -224,7 +226,7 @@ impl Shared {
         cut: Arc<Notify>,
     ) -> Result<MultiplexedConnection, Ended> {
         let shared = Arc::clone(self);
-        let probe = self.probe(node);
+        let probe = self.probe(node).await;
         let heard = Arc::new(AtomicBool::new(false));
         let ears = (probe.clone().into_bytes(), Arc::clone(&heard));
         let config = AsyncConnectionConfig::new()
@@ -281,17 +283,12 @@ impl Shared {
         }
     }
 
-    /// A key that nobody else writes, in a slot that the server holds.
-    fn probe(&self, node: &Node) -> String {
-        let wanted = self.tracked.roster.slot(node);
+    /// A key that nobody else writes, in one of the slots that the server holds.
+    async fn probe(&self, node: &Node) -> String {
+        let held = self.tracked.roster.slots(node);
         let mut id = [0; 8];
         random(&mut id);
-        let id = u64::from_be_bytes(id);
-        let key = |n: u32| format!("{}{{{id:016x}{n:x}}}", self.tracked.probes);
-        // One in 16384 fits: the last of so many tries is not needed in practice, and does no harm.
-        let fits = |key: &String| wanted.is_none_or(|wanted| slot(key.as_bytes()) == wanted);
-        let mut keys = (0..16 * u32::from(SLOTS)).map(key);
-        keys.find(fits).unwrap_or_else(|| key(0))
+        probe::find(&held, &self.tracked.probes, u64::from_be_bytes(id)).await
     }
 
     /// Master `at` has told everything up to `since`.

@@ -52,9 +52,9 @@ audit: ## Check dependencies for known vulnerabilities (needs cargo-deny and Git
 	$(CARGO) deny --workspace check advisories
 
 .PHONY: chaos
-chaos: ## Break everything around a fleet, for MINUTES=5 and from SEED= (drawn and printed when not given)
+chaos: ## Break everything around a fleet, for MINUTES=5, from SEED= (drawn and printed when not given), with STORE=single, sentinel or cluster (drawn from the seed)
 	@scripts/install-deps --for test
-	CHAOS_SEED="$(SEED)" CHAOS_MINUTES="$(MINUTES)" \
+	CHAOS_SEED="$(SEED)" CHAOS_MINUTES="$(MINUTES)" CHAOS_STORE="$(STORE)" \
 	    $(CARGO) test --test chaos -- --ignored --nocapture
 
 .PHONY: bench

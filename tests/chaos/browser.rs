@@ -10,12 +10,13 @@ use daypass_testbed::client::{Call, Client, Response};
 use daypass_testbed::provider::claims;
 use tokio::time::sleep;
 
+use crate::judge;
 use crate::ledger::Lost;
 use crate::plan::REPLICAS;
 use crate::world::World;
 
 /// A logout must be effective on all replicas within this, if they can hear of it.
-const EFFECTIVE: Duration = Duration::from_secs(1);
+pub(crate) const EFFECTIVE: Duration = Duration::from_secs(1);
 /// And within this if they cannot: `session.max_staleness`.
 pub(crate) const STALENESS: Duration = Duration::from_secs(3);
 /// Nobody waits longer for an answer.
@@ -30,7 +31,14 @@ pub(crate) struct Visit {
     /// A logout was asked for, or a later login has taken its place: both 200 and 401 are right from here.
     leaving: AtomicBool,
     /// It is known to be over.
-    over: Mutex<Option<Instant>>,
+    over: Mutex<Option<Over>>,
+}
+
+/// When somebody asked for the end of a visit, or whether it had ended, and heard that it had.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Over {
+    pub(crate) asked: Instant,
+    pub(crate) at: Instant,
 }
 
 impl Visit {
@@ -48,15 +56,16 @@ impl Visit {
         self.leaving.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn over(&self) -> Option<Instant> {
+    pub(crate) fn over(&self) -> Option<Over> {
         *self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives whether it was news.
-    pub(crate) fn end(&self) -> bool {
+    /// Notes the answer to what was asked then; gives whether it was news.
+    pub(crate) fn end(&self, asked: Instant) -> bool {
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         let news = over.is_none();
-        over.get_or_insert_with(Instant::now);
+        let at = Instant::now();
+        over.get_or_insert(Over { asked, at });
         news
     }
 }
@@ -123,7 +132,7 @@ impl Browser {
         visit: &Arc<Visit>,
         replica: usize,
         began: Instant,
-        over: Option<Instant>,
+        over: Option<Over>,
         answer: &Result<Response, Failure>,
     ) -> Option<u16> {
         let (world, name) = (&self.world, &visit.name);
@@ -146,8 +155,13 @@ impl Browser {
             reason.unwrap_or_default().to_owned()
         };
         match answer.status {
-            200..=299 => self.served(visit, replica, began, over),
-            401 => self.refused(visit, replica, &reason()),
+            200..=299 => {
+                if let Some(over) = over {
+                    let mut ledger = world.ledger();
+                    judge::served_after_the_end(&mut ledger, name, replica, over, began);
+                }
+            }
+            401 => self.refused(visit, replica, began, &reason()),
             429 => {}
             status @ (502..=504) => {
                 let documented = match status {
@@ -173,26 +187,9 @@ impl Browser {
         Some(answer.status)
     }
 
-    /// `[3]` Nobody is served as someone who has left.
-    fn served(&self, visit: &Visit, replica: usize, began: Instant, over: Option<Instant>) {
-        let Some(over) = over else { return };
-        let mut ledger = self.world.ledger();
-        let deaf = ledger.deaf(replica, over, began);
-        let bound = EFFECTIVE + if deaf { STALENESS } else { Duration::ZERO };
-        if began > over + bound {
-            let what = format!(
-                "{} was over at {}, and replica {replica} served it at {}",
-                visit.name,
-                ledger.clock(over),
-                ledger.clock(began)
-            );
-            ledger.violated("3: what is over is over", &what);
-        }
-    }
-
     /// `[2]` Who has not left is not sent away.
-    fn refused(&self, visit: &Visit, replica: usize, reason: &str) {
-        if visit.end() && !visit.leaving.load(Ordering::SeqCst) {
+    fn refused(&self, visit: &Visit, replica: usize, began: Instant, reason: &str) {
+        if visit.end(began) && !visit.leaving.load(Ordering::SeqCst) {
             self.world.count("sessions lost");
             self.world.ledger().lost.push(Lost {
                 visit: visit.name.clone(),
@@ -222,19 +219,19 @@ impl Browser {
         }
     }
 
-    /// Logs out. Gives whether that is certain.
-    pub(crate) async fn log_out(&self, visit: &Arc<Visit>, replica: usize) -> bool {
+    /// Logs out. Gives when that was asked for, if it is certain.
+    pub(crate) async fn log_out(&self, visit: &Arc<Visit>, replica: usize) -> Option<Instant> {
         let (began, over) = (Instant::now(), visit.over());
         let call = self.call(visit, "/oauth2/logout/local", true);
         let answer = call.via(self.world.replicas[replica]).send().await;
         match &answer {
             Ok(answer) if answer.status == 204 => {
                 self.world.count("answers: 204");
-                true
+                Some(began)
             }
             _ => {
                 self.checked(visit, replica, began, over, &answer);
-                false
+                None
             }
         }
     }

@@ -4,14 +4,44 @@ use std::time::{Duration, Instant};
 
 use daypass_testbed::provider::random;
 
+use crate::dice::Dice;
 use crate::people::Person;
 use crate::plan::{Hardship, Plan, REPLICAS};
-use crate::store::{Single, Store};
+use crate::store::replicated::Replicated;
+use crate::store::{Single, Store, cluster, sentinel};
 use crate::world::Stage;
+
+/// How the store is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+impl Topology {
+    const ALL: [Self; 3] = [Self::Single, Self::Sentinel, Self::Cluster];
+
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    fn start(self, seed: u64) -> Box<dyn Store> {
+        match self {
+            Self::Single => Box::new(Single::start(REPLICAS)),
+            Self::Sentinel => Box::new(Replicated::new(sentinel::start(), seed)),
+            Self::Cluster => {
+                let full_coverage = seed.is_multiple_of(2);
+                Box::new(Replicated::new(cluster::start(full_coverage), seed))
+            }
+        }
+    }
+}
 
 /// One run.
 struct Run {
     seed: u64,
+    topology: Topology,
     length: Duration,
     people: usize,
     hardship: Hardship,
@@ -21,8 +51,9 @@ struct Run {
 }
 
 impl Run {
-    async fn go(&self, store: Box<dyn Store>) {
-        let plan = Plan::draw(self.seed, self.length, store.nodes(), self.hardship);
+    async fn go(&self) {
+        let store = tokio::task::block_in_place(|| self.topology.start(self.seed));
+        let plan = Plan::draw(self.seed, self.length, store.shape(), self.hardship);
         let mut stage = tokio::task::block_in_place(|| Stage::new(store));
         let world = stage.world.clone();
         let people: Vec<_> = (0..self.people)
@@ -49,8 +80,9 @@ impl Run {
             .map(|(what, count)| format!("  {what}: {count}"))
             .collect();
         let report = format!(
-            "seed {}, {:?} for {:?}, {} people; recovered {recovered:.1?} after the last trouble\n{}",
+            "seed {}, {:?}, {:?} for {:?}, {} people; recovered {recovered:.1?} after the last trouble\n{}",
             self.seed,
+            self.topology,
             self.hardship,
             self.length,
             self.people,
@@ -64,7 +96,8 @@ impl Run {
             Hardship::Short => "cargo nextest run --test chaos".to_owned(),
             Hardship::Full => {
                 let minutes = self.length.as_secs_f64() / 60.0;
-                format!("make chaos SEED={} MINUTES={minutes}", self.seed)
+                let (seed, store) = (self.seed, self.topology.name());
+                format!("make chaos SEED={seed} MINUTES={minutes} STORE={store}")
             }
         };
         assert!(
@@ -77,16 +110,31 @@ impl Run {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_short_stretch_of_bad_luck_breaks_no_promise() {
+async fn short(topology: Topology, seed: u64, seconds: u64) {
     let run = Run {
-        seed: 20,
-        length: Duration::from_secs(7),
+        seed,
+        topology,
+        length: Duration::from_secs(seconds),
         people: 20,
         hardship: Hardship::Short,
         recovery: Duration::from_secs(30),
     };
-    run.go(Box::new(Single::start(REPLICAS))).await;
+    run.go().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_stretch_of_bad_luck_breaks_no_promise() {
+    short(Topology::Single, 20, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_stretch_of_bad_luck_with_sentinels_breaks_no_promise() {
+    short(Topology::Sentinel, 20, 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_stretch_of_bad_luck_in_a_cluster_breaks_no_promise() {
+    short(Topology::Cluster, 20, 12).await;
 }
 
 /// `make chaos`.
@@ -104,15 +152,24 @@ async fn a_long_stretch_of_bad_luck_breaks_no_promise() {
         .map_or_else(drawn, |text| {
             text.parse().unwrap_or_else(|_| panic!("CHAOS_SEED={text}"))
         });
-    say(&format!("seed {seed}"));
+    let topology = match std::env::var("CHAOS_STORE").unwrap_or_default() {
+        empty if empty.is_empty() => Dice::new(seed, "topology").pick(&Topology::ALL),
+        name => {
+            let mut all = Topology::ALL.into_iter();
+            let named = all.find(|topology| topology.name() == name);
+            named.unwrap_or_else(|| panic!("CHAOS_STORE={name}: single, sentinel or cluster"))
+        }
+    };
+    say(&format!("seed {seed}, {topology:?}"));
     let run = Run {
         seed,
+        topology,
         length: Duration::from_secs_f64(number("CHAOS_MINUTES").unwrap_or(5.0) * 60.0),
         people: 40,
         hardship: Hardship::Full,
         recovery: Duration::from_secs(60),
     };
-    run.go(Box::new(Single::start(REPLICAS))).await;
+    run.go().await;
 }
 
 fn drawn() -> u64 {

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use daypass_testbed::provider::{Presentation, Verdict};
 
+use crate::browser::{EFFECTIVE, Over, STALENESS};
 use crate::ledger::{Ledger, Lost, a_while_before, before};
 use crate::plan::Trouble;
+use crate::watch::Peril;
 use crate::world::PATIENCE;
 
 /// Within this after an answer it is stored, if nothing is in the way.
 const TO_STORE: Duration = Duration::from_millis(1500);
+/// Within this, mostly: for what must not excuse more than it has to.
+const SOON: Duration = Duration::from_millis(100);
 /// Who cannot reach the store for so long may have lost the lease: it lives for ten seconds, renewed every third of that.
 const RISKY: Duration = Duration::from_secs(6);
 
@@ -27,11 +31,34 @@ pub(crate) enum Fate {
     Killed,
     /// The replica was frozen, or cut off from the store, for longer than its lease was good for: its siblings were not.
     OutOfReach,
+    /// A master of the store acknowledged it, and ended before a replica had it.
+    MasterLost,
+    /// A master of the store acknowledged it that had been replaced, or was a moment later.
+    TwoMasters,
+    /// A master of the store acknowledged it, and was replaced by a replica that did not follow it any more.
+    StaleHeir,
 }
 
-/// What befell a presentation, if it could not end well.
-pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
+impl From<Peril> for Fate {
+    fn from(peril: Peril) -> Self {
+        match peril {
+            Peril::MasterEnded => Self::MasterLost,
+            Peril::TwoMasters => Self::TwoMasters,
+            Peril::StaleHeir => Self::StaleHeir,
+        }
+    }
+}
+
+/// What befell a presentation, if it could not end well, so that the token was shown again at a moment.
+pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Option<Fate> {
     let now = Instant::now();
+    // Nobody is served from what is not stored: it had come, and only the store can have lost it.
+    let served = shown.issued.as_ref().and_then(|jti| ledger.served.get(jti));
+    if let Some(served) = served.filter(|at| **at <= again) {
+        let ended = shown.ended.unwrap_or(shown.arrived);
+        let stored = settled(shown, ended, SOON, ledger).at.min(*served);
+        return ledger.peril(&shown.user, ended, stored).map(Fate::from);
+    }
     if shown.cut && shown.verdict != Some(Verdict::Unprocessed) {
         return Some(Fate::AnswerCut);
     }
@@ -46,36 +73,62 @@ pub(crate) fn fate(shown: &Presentation, ledger: &Ledger) -> Option<Fate> {
     if ended.duration_since(shown.arrived) + Duration::from_millis(500) > PATIENCE {
         return Some(Fate::TooLate);
     }
-    // Storing goes on for as long as the store is out of reach.
-    let mut settled = ended + TO_STORE;
-    let mut parted: Option<Instant> = None;
-    // Everybody is kept from a store that is away; whoever had a lease goes first when it is back.
-    let mut alone = false;
-    loop {
-        let mut later = settled;
-        for happened in ledger.during(shown.arrived, settled) {
-            if happened.trouble.parts(shown.sender) {
-                alone |= happened.trouble.replica() == Some(shown.sender);
-                later = later.max(happened.until.unwrap_or(now) + TO_STORE);
-                parted = Some(parted.map_or(happened.from, |since| since.min(happened.from)));
-            }
-        }
-        if later == settled {
-            break;
-        }
-        settled = later;
-    }
-    let from = before(shown.arrived, Duration::from_millis(100));
+    let settled = settled(shown, ended, TO_STORE, ledger);
+    let from = before(shown.arrived, SOON);
     let killed = ledger
-        .during(from, settled)
+        .during(from, settled.at)
         .any(|happened| happened.trouble == Trouble::Killed(shown.sender) && happened.from >= from);
     if killed {
         return Some(Fate::Killed);
     }
-    parted
-        .filter(|_| alone)
-        .filter(|since| settled.duration_since(*since) > RISKY + TO_STORE)
+    // The lease it was shown under, or what it brought.
+    let stored = self::settled(shown, ended, SOON, ledger).at;
+    let lease = ledger.peril(&shown.user, from, shown.arrived);
+    let lost = lease.or_else(|| ledger.peril(&shown.user, ended, stored));
+    if let Some(peril) = lost {
+        return Some(peril.into());
+    }
+    settled
+        .parted
+        .filter(|_| settled.alone)
+        .filter(|since| settled.at.duration_since(*since) > RISKY + TO_STORE)
         .map(|_| Fate::OutOfReach)
+}
+
+/// When an answer was stored at the latest.
+struct Settled {
+    at: Instant,
+    /// Since when the store could not be reached.
+    parted: Option<Instant>,
+    /// Everybody is kept from a store that is away, and whoever had a lease goes first when it is back: not so when siblings
+    /// could reach it.
+    alone: bool,
+}
+
+/// Storing takes so long, and goes on for as long as the store is out of reach.
+fn settled(shown: &Presentation, ended: Instant, takes: Duration, ledger: &Ledger) -> Settled {
+    let mut settled = Settled {
+        at: ended + takes,
+        parted: None,
+        alone: false,
+    };
+    loop {
+        let mut later = settled.at;
+        for parted in ledger.partings(shown.sender, &shown.user, shown.arrived, settled.at) {
+            settled.alone |= parted.alone;
+            let over = parted.until.unwrap_or_else(Instant::now);
+            // It has to be found again.
+            later = later.max(over + TO_STORE);
+            let since = settled
+                .parted
+                .map_or(parted.from, |since| since.min(parted.from));
+            settled.parted = Some(since);
+        }
+        if later == settled.at {
+            return settled;
+        }
+        settled.at = later;
+    }
 }
 
 /// `[1]` Nobody shows a refresh token again, unless what became of it the time before could not be known. Looks at what
@@ -103,14 +156,14 @@ pub(crate) fn presentations(
             if harmless {
                 continue;
             }
-            if fate(first, ledger).is_some() {
+            if fate(first, again.arrived, ledger).is_some() {
                 inherent += 1;
                 continue;
             }
             let clock = |at: Instant| ledger.clock(at);
             wrong.push(format!(
                 "{}: shown by replica {} at {}, {:?} at {}, answered at {}; shown again by replica {} at {}, {:?}\n    \
-                 then: {}",
+                 then: {}\n    {}",
                 first.user,
                 first.sender,
                 clock(first.arrived),
@@ -121,6 +174,7 @@ pub(crate) fn presentations(
                 clock(again.arrived),
                 again.verdict,
                 ledger.around(a_while_before(first.arrived), again.arrived),
+                ledger.stored(&first.user, a_while_before(first.arrived), again.arrived),
             ));
         }
     }
@@ -147,11 +201,16 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Insta
     for lost in due {
         let shown = by_visit.get(lost.visit.as_str());
         let shown = shown.map(Vec::as_slice).unwrap_or_default();
-        let acted = |shown: &&&Presentation| shown.verdict != Some(Verdict::Unprocessed);
-        let why = shown
-            .iter()
-            .filter(acted)
-            .find_map(|shown| fate(shown, ledger));
+        // Where an answer was lost, or what was stored of it, the token is shown again, and that ends the session.
+        let acted = |shown: &Presentation| shown.verdict != Some(Verdict::Unprocessed);
+        let why = shown.iter().enumerate().find_map(|(place, first)| {
+            let mut later = shown[place + 1..].iter();
+            let again = later.find(|again| again.token == first.token && acted(again))?;
+            acted(first).then(|| fate(first, again.arrived, ledger))?
+        });
+        let signed_in = ledger.visits.get(&lost.visit).copied();
+        let in_vain = signed_in.and_then(|at| ledger.peril(&lost.visit, at.asked, at.answered));
+        let why = why.or(in_vain.map(Fate::from));
         if let Some(why) = why {
             ledger.count(&format!("sessions lost that had to be: {why:?}"));
             continue;
@@ -175,158 +234,45 @@ pub(crate) fn losses(journal: &[Presentation], ledger: &mut Ledger, until: Insta
             })
             .collect();
         let what = format!(
-            "{} at {} on replica {}: {}\n    presentations, latest first: {}",
+            "{} at {} on replica {}: {}\n    presentations, latest first: {}\n    {}",
             lost.visit,
             ledger.clock(lost.at),
             lost.replica,
             lost.reason,
-            last.join("; ")
+            last.join("; "),
+            ledger.stored(&lost.visit, a_while_before(lost.at), lost.at),
         );
         ledger.violated("2: no session is lost", &what);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::Happened;
-    use crate::plan::Misbehaviour;
-
-    /// The provider's journal and the ledger of one token, by milliseconds since the start.
-    struct Story {
-        ledger: Ledger,
-        journal: Vec<Presentation>,
+/// `[3]` Nobody is served as someone who has left. Looks at one answer of this kind.
+pub(crate) fn served_after_the_end(
+    ledger: &mut Ledger,
+    visit: &str,
+    replica: usize,
+    over: Over,
+    began: Instant,
+) {
+    let deaf = ledger.deaf(replica, over.at, began);
+    let bound = EFFECTIVE + if deaf { STALENESS } else { Duration::ZERO };
+    if began <= over.at + bound {
+        return;
     }
-
-    impl Story {
-        fn new() -> Self {
-            let mut ledger = Ledger::new();
-            ledger.began = Instant::now()
-                .checked_sub(Duration::from_mins(1))
-                .expect("the machine has run for a minute");
-            Self {
-                ledger,
-                journal: Vec::new(),
-            }
+    // The store may have forgotten the end with its master.
+    if let Some(peril) = ledger.peril(visit, over.asked, over.at) {
+        if ledger.back.insert(visit.to_owned()) {
+            ledger.count(&format!("visits that were over and came back: {peril:?}"));
         }
-
-        fn at(&self, millis: u64) -> Instant {
-            self.ledger.began + Duration::from_millis(millis)
-        }
-
-        fn shown(mut self, by: usize, from: u64, until: u64, verdict: Verdict, cut: bool) -> Self {
-            self.journal.push(Presentation {
-                user: "0.1".to_owned(),
-                token: 7,
-                sender: by,
-                arrived: self.at(from),
-                verdict: Some(verdict),
-                decided: Some(self.at(from)),
-                ended: Some(self.at(until)),
-                cut,
-            });
-            self
-        }
-
-        fn trouble(mut self, trouble: Trouble, from: u64, until: u64) -> Self {
-            let (from, until) = (self.at(from), Some(self.at(until)));
-            self.ledger.happened.push(Happened {
-                trouble,
-                from,
-                until,
-            });
-            self
-        }
-
-        /// How many promises were broken by what was shown, and by a loss at the end.
-        fn judged(mut self) -> (usize, usize) {
-            let (from, until) = (self.ledger.began, Instant::now());
-            presentations(&self.journal, &mut self.ledger, from, until);
-            let shown = self.ledger.violations.len();
-            self.ledger.lost.push(Lost {
-                visit: "0.1".to_owned(),
-                at: self.at(50_000),
-                replica: 0,
-                reason: "revoked".to_owned(),
-            });
-            losses(&self.journal, &mut self.ledger, until);
-            (shown, self.ledger.violations.len() - shown)
-        }
+        return;
     }
-
-    #[test]
-    fn what_had_to_be_is_told_from_what_had_not() {
-        use Verdict::{Accepted, Reused, Unprocessed};
-        let again = |story: Story, at| story.shown(1, at, at + 100, Reused, false);
-        let once = |until| Story::new().shown(0, 1000, until, Accepted, false);
-        let down = Trouble::Provider(Misbehaviour::Down);
-        for (name, story, want) in [
-            ("nothing happened to it", again(once(1100), 9000), (1, 1)),
-            ("two at once", again(once(3000), 2000), (1, 1)),
-            (
-                "not acted upon",
-                Story::new()
-                    .shown(0, 1000, 1100, Unprocessed, true)
-                    .shown(1, 2000, 2100, Accepted, false),
-                (0, 1),
-            ),
-            (
-                "cut",
-                again(Story::new().shown(0, 1000, 1100, Accepted, true), 1200),
-                (0, 0),
-            ),
-            ("too late", again(once(6500), 6200), (0, 0)),
-            (
-                "killed in the middle",
-                again(once(1500), 12_000).trouble(Trouble::Killed(0), 1200, 5000),
-                (0, 0),
-            ),
-            (
-                "another was killed",
-                again(once(1500), 12_000).trouble(Trouble::Killed(2), 1200, 5000),
-                (1, 1),
-            ),
-            (
-                "killed long after",
-                again(once(1500), 12_000).trouble(Trouble::Killed(0), 8000, 9000),
-                (1, 1),
-            ),
-            (
-                "killed while the store was away",
-                again(once(1500), 12_000)
-                    .trouble(Trouble::StoreFrozen(0), 1200, 4500)
-                    .trouble(Trouble::Killed(0), 4000, 5000),
-                (0, 0),
-            ),
-            (
-                "frozen for a while",
-                again(once(1500), 12_000).trouble(Trouble::Frozen(0), 1200, 4500),
-                (1, 1),
-            ),
-            (
-                "frozen for longer than a lease",
-                again(once(1500), 12_000).trouble(Trouble::Frozen(0), 1200, 13_500),
-                (0, 0),
-            ),
-            (
-                "the store was away for longer than a lease",
-                again(once(1500), 15_000).trouble(Trouble::StoreKilled(0), 1200, 14_500),
-                (1, 1),
-            ),
-            (
-                "and the replica for longer than the store",
-                again(once(1500), 15_000)
-                    .trouble(Trouble::StoreKilled(0), 1200, 14_500)
-                    .trouble(Trouble::CutOff(0), 14_000, 16_000),
-                (0, 0),
-            ),
-            (
-                "the provider went away",
-                again(once(1500), 3000).trouble(down, 1300, 2500),
-                (0, 0),
-            ),
-        ] {
-            assert_eq!(story.judged(), want, "{name}");
-        }
-    }
+    let what = format!(
+        "{visit} was over at {}, and replica {replica} served it at {}",
+        ledger.clock(over.at),
+        ledger.clock(began)
+    );
+    ledger.violated("3: what is over is over", &what);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,12 @@
 //! Keeps what happened: which trouble really began and ended when, who lost a session, what was seen that must not be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::plan::{Misbehaviour, Trouble};
+use crate::store::SharedWatch;
+use crate::watch::{Peril, Watch};
 
 /// A trouble as it happened.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +26,34 @@ pub(crate) struct Lost {
     pub(crate) reason: String,
 }
 
+/// When somebody signed in, and where in the store the session is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignedIn {
+    pub(crate) slot: u16,
+    pub(crate) asked: Instant,
+    pub(crate) answered: Instant,
+}
+
+/// A time in which a replica could not store what belongs to one session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parted {
+    pub(crate) from: Instant,
+    /// `None` while it lasts.
+    pub(crate) until: Option<Instant>,
+    /// Whether its siblings could.
+    pub(crate) alone: bool,
+}
+
 /// Everything that is known of a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) began: Instant,
+    watch: SharedWatch,
+    pub(crate) visits: HashMap<String, SignedIn>,
+    /// When the upstream was first shown an access token, by its `jti`.
+    pub(crate) served: HashMap<String, Instant>,
+    /// Visits that were over, and came back with an older copy of the store.
+    pub(crate) back: HashSet<String>,
     pub(crate) happened: Vec<Happened>,
     pub(crate) lost: Vec<Lost>,
     /// Broken promises, each by the name of its invariant.
@@ -35,9 +62,13 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(watch: SharedWatch) -> Self {
         Self {
             began: Instant::now(),
+            watch,
+            visits: HashMap::new(),
+            served: HashMap::new(),
+            back: HashSet::new(),
             happened: Vec::new(),
             lost: Vec::new(),
             violations: Vec::new(),
@@ -77,6 +108,16 @@ impl Ledger {
         words.join("; ")
     }
 
+    /// What the store did with a visit between two moments, in words.
+    pub(crate) fn stored(&self, visit: &str, from: Instant, until: Instant) -> String {
+        let Some(visit) = self.visits.get(visit) else {
+            return "who never signed in".to_owned();
+        };
+        let clock = |at| self.clock(at);
+        let told = self.watch().told(visit.slot, (from, until), clock);
+        format!("slot {}: {told}", visit.slot)
+    }
+
     /// Troubles that overlap with this time.
     pub(crate) fn during(&self, from: Instant, until: Instant) -> impl Iterator<Item = &Happened> {
         let open = move |happened: &&Happened| {
@@ -97,6 +138,45 @@ impl Ledger {
     /// Whether this replica may not have heard from the store.
     pub(crate) fn deaf(&self, replica: usize, from: Instant, until: Instant) -> bool {
         self.during(from, until).any(|h| h.trouble.parts(replica))
+            || self.watch().unsettled(from, until)
+    }
+
+    /// When this replica was kept from storing what belongs to a visit.
+    pub(crate) fn partings(
+        &self,
+        replica: usize,
+        visit: &str,
+        from: Instant,
+        until: Instant,
+    ) -> Vec<Parted> {
+        let parted = |happened: &&Happened| happened.trouble.parts(replica);
+        let own = self
+            .during(from, until)
+            .filter(parted)
+            .map(|happened| Parted {
+                from: happened.from,
+                until: happened.until,
+                alone: true,
+            });
+        let outages = self.visits.get(visit).map(|visit| {
+            let outages = self.watch().outages(visit.slot, from, until);
+            outages.into_iter().map(|(from, until)| Parted {
+                from,
+                until,
+                alone: false,
+            })
+        });
+        own.chain(outages.into_iter().flatten()).collect()
+    }
+
+    /// Whether something that the store acknowledged about a visit between two moments may be lost.
+    pub(crate) fn peril(&self, visit: &str, from: Instant, until: Instant) -> Option<Peril> {
+        let visit = self.visits.get(visit)?;
+        self.watch().peril(visit.slot, from, until)
+    }
+
+    pub(crate) fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,13 +191,9 @@ pub(crate) fn a_while_before(at: Instant) -> Instant {
 }
 
 impl Trouble {
-    /// Whether it keeps this replica from the store.
+    /// Whether it keeps this replica, and no other, from the store.
     pub(crate) fn parts(self, replica: usize) -> bool {
-        match self {
-            Self::StoreFrozen(_) | Self::StoreKilled(_) => true,
-            Self::CutOff(r) | Self::Frozen(r) => r == replica,
-            Self::Killed(_) | Self::Slow(_) | Self::Provider(_) => false,
-        }
+        matches!(self, Self::CutOff(r) | Self::Frozen(r) if r == replica)
     }
 
     /// Whether it lets go of answers of the provider that are under way.

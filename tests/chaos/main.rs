@@ -1,6 +1,7 @@
 //! Runs a small fleet through hours' worth of bad luck, drawn from a seed, and holds it to what it promises all the while.
 //!
-//! The real binary, three replicas, a real Redis that keeps what it acknowledged, a provider that rotates refresh tokens
+//! The real binary, three replicas, a real Redis (alone, behind sentinels or as a Cluster) that keeps what it acknowledged,
+//! a provider that rotates refresh tokens
 //! and detects reuse, an upstream that tells which token it was shown, and people who each know what they must see.
 //! The seed decides what breaks when, and what the people do; the races between them are the machine's own. The same
 //! seed is the same bad luck, not the same run: a failure may take several runs to come back.
@@ -17,6 +18,7 @@ mod ledger;
 mod people;
 mod plan;
 mod store;
+mod watch;
 mod world;
 
 /// The binary under test: this build's, or another one.

@@ -10,7 +10,9 @@ use tokio::time::sleep;
 
 use crate::browser::{AT_MOST, Browser, Visit};
 use crate::dice::Dice;
+use crate::ledger::SignedIn;
 use crate::plan::REPLICAS;
+use crate::store::slots;
 use crate::world::World;
 
 /// Ended visits whose cookies are tried again and again.
@@ -124,9 +126,9 @@ impl Person {
             self.browser.log_out(&visit, way_out).await
         };
         let (_, left) = tokio::join!(tabs, out);
-        if left {
+        if let Some(asked) = left {
             self.world.count("logged out");
-            visit.end();
+            visit.end(asked);
             let haunting = self.browser.clone().haunt(Arc::clone(&visit));
             self.haunting.spawn(haunting);
         }
@@ -144,7 +146,18 @@ impl Person {
         if let Some(old) = &old {
             old.leave();
         }
+        let session = || {
+            let jar = client.jar();
+            let cookies = jar.cookies();
+            let mut own = cookies
+                .iter()
+                .filter(|cookie| cookie.name.ends_with("daypass"));
+            own.next()
+                .map(|cookie| format!("{}={}", cookie.name, cookie.value))
+        };
+        let mut came: Option<(Instant, Instant)> = None;
         for _ in 0..6 {
+            let asked = Instant::now();
             let mut call = client.navigate(&url).timeout(AT_MOST);
             let replica = self.replica();
             if url.starts_with(&origin) {
@@ -167,18 +180,15 @@ impl Person {
                 let what = format!("{} at a login: {}", answer.status, answer.text());
                 self.world.violated("5: errors are documented", &what);
             }
+            if session().is_some() {
+                came.get_or_insert((asked, Instant::now()));
+            }
             match answer.location() {
                 Some(next) => url = next,
                 None => break,
             }
         }
-        let cookie = client
-            .jar()
-            .cookies()
-            .iter()
-            .find(|cookie| cookie.name.ends_with("daypass"))
-            .map(|cookie| format!("{}={}", cookie.name, cookie.value));
-        let Some(cookie) = cookie else {
+        let Some((cookie, (asked, answered))) = session().zip(came) else {
             self.world.count("logins failed");
             // Whether the old session still lives is not known: it is left alone.
             if let Some(old) = old {
@@ -188,6 +198,14 @@ impl Person {
             return None;
         };
         self.world.count("logins");
+        if let Some(slot) = slots::of_cookie(&cookie) {
+            let signed_in = SignedIn {
+                slot,
+                asked,
+                answered,
+            };
+            self.world.ledger().visits.insert(name.clone(), signed_in);
+        }
         if let Some(old) = old {
             self.former.insert(0, old);
             self.former.truncate(REMEMBERED);

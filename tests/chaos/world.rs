@@ -111,7 +111,7 @@ impl Stage {
         let world = Arc::new(World {
             origin: fleet[0].url(""),
             replicas: fleet.iter().map(Daypass::public).collect(),
-            ledger: Mutex::new(Ledger::new()),
+            ledger: Mutex::new(Ledger::new(store.watch())),
             closing: AtomicBool::new(false),
         });
         Self {
@@ -171,7 +171,8 @@ impl Stage {
         }
     }
 
-    /// Gives the place in the ledger; nothing when the replica is in trouble already.
+    /// Gives the place in the ledger; nothing when the replica is in trouble already, or the store has not recovered from the
+    /// last one: what it acknowledged may then be in one place only.
     fn begin(&mut self, trouble: Trouble) -> Option<usize> {
         if let Trouble::Killed(replica)
         | Trouble::Frozen(replica)
@@ -179,6 +180,11 @@ impl Stage {
         | Trouble::Slow(replica) = trouble
             && self.held[replica].is_some()
         {
+            return None;
+        }
+        if trouble.is_of_the_store() && !self.store.is_whole() {
+            self.world
+                .count("troubles passed over: the store was not whole");
             return None;
         }
         // Noted before: what it does may show at once.
@@ -202,6 +208,7 @@ impl Stage {
             }
             Trouble::StoreFrozen(node) => store.freeze(node),
             Trouble::StoreKilled(node) => store.kill(node),
+            Trouble::SlotsMove(from, to) => store.move_slots(from, to),
             Trouble::Provider(misbehaviour) => self.misbehave(misbehaviour),
         }
         if let Some(replica) = trouble.replica() {
@@ -218,6 +225,7 @@ impl Stage {
             Trouble::CutOff(replica) | Trouble::Slow(replica) => store.way(replica, Mode::Pass),
             Trouble::StoreFrozen(node) => store.thaw(node),
             Trouble::StoreKilled(node) => store.restart(node),
+            Trouble::SlotsMove(..) => store.settle_slots(),
             Trouble::Provider(_) => {
                 self.provider.behave();
                 self.provider.always(Endpoint::Refresh, [AS_USUAL]);
@@ -272,8 +280,12 @@ impl Stage {
             let Some(visit) = request.header("x-visit") else {
                 continue;
             };
-            let subject = request.bearer().and_then(claims);
-            let subject = subject.as_ref().and_then(|claims| claims["sub"].as_str());
+            let claims = request.bearer().and_then(claims);
+            if let Some(jti) = claims.as_ref().and_then(|claims| claims["jti"].as_str()) {
+                let mut ledger = self.world.ledger();
+                ledger.served.entry(jti.to_owned()).or_insert(request.at);
+            }
+            let subject = claims.as_ref().and_then(|claims| claims["sub"].as_str());
             if subject != Some(&format!("user-{visit}")) {
                 let what = format!("{visit} asked, and the upstream was shown {subject:?}");
                 self.world
@@ -329,6 +341,10 @@ impl Stage {
                 .violated("5: no secret is stored in the clear", &leak);
         }
         self.judge_until(Instant::now());
+        let mut ledger = self.world.ledger();
+        let failovers = ledger.watch().failovers();
+        let failovers = u64::try_from(failovers).unwrap_or(u64::MAX);
+        ledger.counts.insert("failovers".to_owned(), failovers);
     }
 }
 
@@ -337,8 +353,15 @@ impl Trouble {
     pub(crate) fn replica(self) -> Option<usize> {
         match self {
             Self::Killed(r) | Self::Frozen(r) | Self::CutOff(r) | Self::Slow(r) => Some(r),
-            Self::StoreFrozen(_) | Self::StoreKilled(_) | Self::Provider(_) => None,
+            _ => None,
         }
+    }
+
+    fn is_of_the_store(self) -> bool {
+        matches!(
+            self,
+            Self::StoreFrozen(_) | Self::StoreKilled(_) | Self::SlotsMove(..)
+        )
     }
 
     /// Its kind.

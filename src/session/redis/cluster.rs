@@ -100,11 +100,17 @@ impl Cluster {
         map.links.get(index).cloned()
     }
 
-    /// Whether the master holds the slot.
-    pub(super) fn holds(&self, node: &Node, slot: u16) -> bool {
+    /// The slots that the master holds, in ascending order.
+    pub(super) fn slots_of(&self, node: &Node) -> Vec<u16> {
         let map = self.shared.map.borrow();
-        let held = map.slots.get(usize::from(slot));
-        held.is_some_and(|held| map.index(node) == Some(usize::from(*held)))
+        let Some(index) = map.index(node) else {
+            return Vec::new();
+        };
+        let slots = (0..).zip(&map.slots);
+        slots
+            .filter(|(_, held)| usize::from(**held) == index)
+            .map(|(slot, _)| slot)
+            .collect()
     }
 
     /// The map may be old, somebody found out.

@@ -38,11 +38,11 @@ enum Layout {
 pub(super) struct Roster(Arc<Layout>);
 
 impl Roster {
-    /// Whether the server holds a key that is called so.
-    pub(super) fn holds(&self, node: &Node, key: &str) -> bool {
+    /// The slots that the server holds, in ascending order; empty where there are none.
+    pub(super) fn slots(&self, node: &Node) -> Vec<u16> {
         match &*self.0 {
-            Layout::One(_) => true,
-            Layout::Cluster(cluster) => cluster.holds(node, slot(key.as_bytes())),
+            Layout::One(_) => Vec::new(),
+            Layout::Cluster(cluster) => cluster.slots_of(node),
         }
     }
 

@@ -37,6 +37,8 @@ use crate::session::orphans::Orphans;
 use crate::session::seen::{Last, Seen};
 use crate::session::{RecordKey, Session};
 
+mod probe;
+
 /// Keeps the cache true. Connects at first use.
 pub(in crate::session) struct Tracker {
     shared: Arc<Shared>,
@@ -242,7 +244,7 @@ impl Shared {
         cut: Arc<Notify>,
     ) -> Result<MultiplexedConnection, Ended> {
         let shared = Arc::clone(self);
-        let probe = self.probe(node);
+        let probe = self.probe(node).await;
         let heard = Arc::new(AtomicBool::new(false));
         let ears = (probe.clone().into_bytes(), Arc::clone(&heard));
         let config = AsyncConnectionConfig::new()
@@ -302,16 +304,12 @@ impl Shared {
         }
     }
 
-    /// A key that nobody else writes, in a slot that the server holds.
-    fn probe(&self, node: &Node) -> String {
+    /// A key that nobody else writes, in one of the slots that the server holds.
+    async fn probe(&self, node: &Node) -> String {
+        let held = self.tracked.roster.slots(node);
         let mut id = [0; 8];
         random(&mut id);
-        let id = u64::from_be_bytes(id);
-        // About as many tries as there are masters. With a map that is out of date any will do: the server says so.
-        let key = |n: u32| format!("{}{{{id:016x}{n:x}}}", self.tracked.probes);
-        let mut keys = (0..TRIES).map(key);
-        let held = keys.find(|key| self.tracked.roster.holds(node, key));
-        held.unwrap_or_else(|| key(0))
+        probe::find(&held, &self.tracked.probes, u64::from_be_bytes(id)).await
     }
 
     /// Master `at` has told everything up to `since`.
@@ -533,8 +531,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// About three seconds' worth.
 const IN_VAIN: u32 = 8;
-/// More than there are masters in any Cluster.
-const TRIES: u32 = 4096;
 /// Life of a probe, in ms.
 const PROBED: u64 = 1000;
 /// Rights and versions change seldom.

@@ -1,6 +1,7 @@
 //! Runs real redis-servers on loopback, and freezes, kills and restarts them: one, some with sentinels, a Cluster.
 
 pub mod cluster;
+mod probe;
 mod resp;
 pub mod sentinel;
 
@@ -15,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub use probe::Probe;
 pub use resp::Reply;
 
 use crate::pki::Authority;
@@ -164,42 +166,14 @@ impl Redis {
     /// Starts it (again, if need be after a kill) on the same port; data are there if it is persistent.
     pub fn restart(&mut self) {
         self.kill();
-        let directory = self.directory.path();
-        let port = self.address.port().to_string();
+        let file = self.directory.path().join("redis.conf");
+        if !file.exists() {
+            // Later it is the server's own: sentinels have it write down what they made of it.
+            std::fs::write(&file, self.settings()).expect("the configuration is written");
+        }
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
         command
-            .arg("--dir")
-            .arg(directory)
-            .arg("--unixsocket")
-            .arg(self.socket());
-        command.args([
-            "--appendonly",
-            if self.options.persistent { "yes" } else { "no" },
-        ]);
-        command
-            .args(["--appendfsync", "always", "--logfile"])
-            .arg(directory.join("redis.log"));
-        if let Some(authority) = &self.authority {
-            command.args(["--port", "0", "--tls-port", &port]);
-            let tls = tls_settings(authority, self.options.client_certificates);
-            command.args(
-                tls.iter()
-                    .flat_map(|(key, value)| [format!("--{key}"), value.clone()]),
-            );
-        } else {
-            command.args(["--port", &port]);
-        }
-        if let Some((user, password)) = &self.options.user {
-            // In a file: the arguments of a process are for all to see.
-            let more = self.options.acl.join("\n");
-            let acl = format!("user default off\nuser {user} on >{password} ~* &* +@all\n{more}\n");
-            let file = directory.join("users.acl");
-            std::fs::write(&file, acl).expect("the ACL file is written");
-            command.arg("--aclfile").arg(file);
-        }
-        command
-            .args(&self.options.arguments)
+            .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -219,7 +193,49 @@ impl Redis {
         std::fs::read_to_string(self.directory.path().join("redis.log")).unwrap_or_default()
     }
 
-    fn try_command(&self, words: &[&str]) -> Option<Reply> {
+    /// For asking it again and again, also while it is down.
+    pub fn probe(&self, patience: Duration) -> Probe {
+        Probe::new(self.socket(), self.options.user.clone(), patience)
+    }
+
+    /// The configuration it starts with. In a file: the arguments of a process are for all to see.
+    fn settings(&self) -> String {
+        let directory = self.directory.path();
+        let path = |name: &str| directory.join(name).display().to_string();
+        let port = self.address.port().to_string();
+        let mut words: Vec<String> = Vec::new();
+        let mut set = |key: &str, value: &str| {
+            words.extend([format!("--{key}"), value.to_owned()]);
+        };
+        set("bind", "127.0.0.1");
+        set("save", "");
+        set("dir", &directory.display().to_string());
+        set("unixsocket", &path("redis.sock"));
+        set("logfile", &path("redis.log"));
+        set("appendfsync", "always");
+        let persistent = self.options.persistent;
+        set("appendonly", if persistent { "yes" } else { "no" });
+        if let Some(authority) = &self.authority {
+            set("port", "0");
+            set("tls-port", &port);
+            for (key, value) in tls_settings(authority, self.options.client_certificates) {
+                set(key, &value);
+            }
+        } else {
+            set("port", &port);
+        }
+        if let Some((user, password)) = &self.options.user {
+            let more = self.options.acl.join("\n");
+            let acl = format!("user default off\nuser {user} on >{password} ~* &* +@all\n{more}\n");
+            std::fs::write(path("users.acl"), acl).expect("the ACL file is written");
+            set("aclfile", &path("users.acl"));
+        }
+        words.extend(self.options.arguments.iter().cloned());
+        lines(&words)
+    }
+
+    /// As [`Redis::command`]; nothing when there is no answer.
+    pub fn try_command(&self, words: &[&str]) -> Option<Reply> {
         try_command(&self.socket(), self.options.user.as_ref(), words)
     }
 
@@ -231,6 +247,17 @@ impl Redis {
                 .matches("state=online")
                 .count(),
         )
+    }
+
+    /// Writes a key, which comes after all that was written before, and asks so many replicas whether they have it. Nothing
+    /// unless all say so at once.
+    fn replicates(&self, replicas: usize, key: &str) -> Option<()> {
+        let mut probe = self.probe(Duration::from_secs(2));
+        let wanted = replicas.to_string();
+        let written = probe.ask(&["SET", key, "1", "PX", "1000"])?;
+        (written == Reply::Status("OK".to_owned())).then_some(())?;
+        let there = probe.ask(&["WAIT", &wanted, "500"])?.integer()?;
+        (usize::try_from(there).ok()? >= replicas).then_some(())
     }
 
     /// Waits until what is written by now is on a replica, too. `WAIT` knows only what its own connection wrote.
@@ -266,6 +293,22 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The lines of a configuration file: each begins with what would be an argument with two hyphens.
+fn lines(words: &[String]) -> String {
+    let mut text = String::new();
+    for word in words {
+        match word.strip_prefix("--") {
+            Some(key) => text.extend(["\n", key]),
+            None => text.extend([
+                " \"",
+                &word.replace('\\', "\\\\").replace('"', "\\\""),
+                "\"",
+            ]),
+        }
+    }
+    text + "\n"
 }
 
 /// Settings of a server that shows a certificate of `authority`, and asks for one of clients if they need one.

@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::endpoints::{Incoming, Reply, credentials};
 use super::faults::Fault;
+use super::keys::claims;
 use super::state::{Auth, Presentation, State, Verdict};
 
 impl State {
@@ -28,6 +31,7 @@ impl State {
             decided: None,
             ended: None,
             cut: false,
+            issued: None,
         });
         Some(self.presentations.len() - 1)
     }
@@ -50,6 +54,7 @@ impl State {
             let entry = &mut self.presentations[shown];
             entry.verdict = Some(verdict);
             entry.decided = Some(Instant::now());
+            entry.issued = issued(&reply.body);
         }
         reply
     }
@@ -61,4 +66,10 @@ impl State {
         entry.ended = Some(Instant::now());
         entry.cut = cut;
     }
+}
+
+fn issued(body: &str) -> Option<String> {
+    let answer: Value = serde_json::from_str(body).ok()?;
+    let claims = claims(answer["access_token"].as_str()?)?;
+    Some(claims["jti"].as_str()?.to_owned())
 }

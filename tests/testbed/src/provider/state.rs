@@ -210,6 +210,8 @@ pub struct Presentation {
     pub ended: Option<Instant>,
     /// Whether the answer was cut off, as a fault wanted it.
     pub cut: bool,
+    /// `jti` of the access token in the answer, whether or not it arrived.
+    pub issued: Option<String>,
 }
 
 /// What the provider decided about a refresh token.

@@ -221,6 +221,32 @@ impl Cluster {
         next.unwrap_or_else(|| panic!("no failover: {}", self.living().log()))
     }
 
+    /// Whether all nodes are there and of one mind, no slot is on its way, and each master has a replica with all that it
+    /// acknowledged so far. `keys`: one for each master to write, wherever it is now.
+    pub fn is_whole(&self, keys: &[&str]) -> bool {
+        let ranges = self.ranges(0);
+        let whole = || {
+            for node in 0..self.nodes.len() {
+                let info = self.nodes[node].try_command(&["CLUSTER", "INFO"])?.bytes();
+                let ok = String::from_utf8_lossy(&info).contains("cluster_state:ok");
+                (ok && self.ranges(node) == ranges).then_some(())?;
+                let mine = self.nodes[node].try_command(&["CLUSTER", "NODES"])?.bytes();
+                let mine = String::from_utf8_lossy(&mine).into_owned();
+                let odd = ["fail", "handshake", "->-", "-<-", "disconnected"];
+                (!odd.iter().any(|word| mine.contains(word))).then_some(())?;
+            }
+            for key in keys {
+                let slot = self.slot(key);
+                let range = ranges
+                    .iter()
+                    .find(|range| (range.0..=range.1).contains(&slot))?;
+                self.nodes[range.2].replicates(1, key)?;
+            }
+            Some(())
+        };
+        whole().is_some()
+    }
+
     /// Waits until all that a master has acknowledged so far is on a replica, too.
     pub fn wait_until_replicated(&self, master: usize) {
         self.nodes[master].wait_until_replicated();

@@ -50,6 +50,7 @@ impl Reply {
     }
 }
 
+#[derive(Debug)]
 pub(super) struct Connection(BufReader<UnixStream>);
 
 impl Connection {

@@ -173,6 +173,27 @@ impl Watched {
         assert!(there.is_some(), "replicas do not connect: {}", self.logs());
     }
 
+    /// How many servers there are, dead ones included.
+    pub fn count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Whether the sentinels agree on a master, every other server follows it, and has all that it acknowledged so far.
+    pub fn is_whole(&self) -> bool {
+        let others = self.servers.len() - 1;
+        let whole = || {
+            let master = self.master()?;
+            let named = |index: usize| {
+                let role = self.servers[index].try_command(&["ROLE"])?.strings();
+                let follows = role.first()? == if index == master { "master" } else { "slave" };
+                follows.then_some(())
+            };
+            (0..self.servers.len()).try_for_each(named)?;
+            self.servers[master].replicates(others, "chaos:whole")
+        };
+        whole().is_some()
+    }
+
     /// Waits until all that the master has acknowledged so far is on a replica, too.
     pub fn wait_until_replicated(&self) {
         let master = self.master().expect("the sentinels agree");

@@ -203,7 +203,11 @@ impl Redis {
             let answer: Result<(String, Vec<u8>), _> = self.link.ask_once(command, deadline).await;
             match answer {
                 Err(LinkError::Lost) if !lost => lost = true,
-                Err(LinkError::TryAgain) => break self.delete_apart(key).await,
+                Err(LinkError::TryAgain) => {
+                    // Its steps may be sent twice, and then say that nothing was there.
+                    lost = true;
+                    break self.delete_apart(key, deadline).await;
+                }
                 answer => break answer,
             }
         };
@@ -231,10 +235,14 @@ impl Redis {
 
     /// As the script, key by key: while a slot is on its way to another node, no command may name two keys that are not
     /// both there. Nothing recreates a record, so the order does no harm.
-    async fn delete_apart(&self, key: RecordKey) -> Result<(String, Vec<u8>), LinkError> {
-        let [data, parked] = self.fields(key, ["d", "p"]).await?;
-        let there = self.remove(&self.record(key)).await?;
-        self.remove(&self.key('l', key)).await?;
+    async fn delete_apart(
+        &self,
+        key: RecordKey,
+        deadline: Instant,
+    ) -> Result<(String, Vec<u8>), LinkError> {
+        let [data, parked] = self.fields(key, ["d", "p"], deadline).await?;
+        let there = self.remove(&self.record(key), deadline).await?;
+        self.remove(&self.key('l', key), deadline).await?;
         let newest = parked.filter(|parked| !parked.is_empty()).or(data);
         Ok(match newest.filter(|_| there) {
             Some(data) => ("deleted".to_owned(), data),
@@ -246,18 +254,21 @@ impl Redis {
         &self,
         key: RecordKey,
         names: [&str; N],
+        deadline: Instant,
     ) -> Result<[Option<Vec<u8>>; N], LinkError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HMGET").arg(self.record(key)).arg(&names[..]);
-        let (fields,): (Vec<Option<Vec<u8>>>,) = self.link.ask(Command::Pipe(&pipe)).await?;
+        let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
+        let (fields,): (Vec<Option<Vec<u8>>>,) = answer?;
         fields.try_into().map_err(|_| LinkError::WrongType)
     }
 
     /// Whether it was there.
-    async fn remove(&self, key: &str) -> Result<bool, LinkError> {
+    async fn remove(&self, key: &str, deadline: Instant) -> Result<bool, LinkError> {
         let mut pipe = redis::pipe();
         pipe.cmd("DEL").arg(key);
-        let (there,): (bool,) = self.link.ask(Command::Pipe(&pipe)).await?;
+        let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
+        let (there,): (bool,) = answer?;
         Ok(there)
     }
 
@@ -268,7 +279,8 @@ impl Redis {
         keys: &KeyRing,
     ) -> Result<Option<Arc<Session>>, StoreError> {
         let started = Instant::now();
-        let answer = self.fields(id.record_key(), ["d", "p"]).await;
+        let deadline = started + link::ANSWER;
+        let answer = self.fields(id.record_key(), ["d", "p"], deadline).await;
         let [data, parked] = answer.map_err(|error| self.failed(StoreOp::Load, &error, started))?;
         let newest = parked.filter(|parked| !parked.is_empty()).or(data);
         let result = newest

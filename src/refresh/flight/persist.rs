@@ -24,7 +24,10 @@ impl<E: TokenEndpoint> Flight<E> {
                     self.store_answers(true);
                     retry_in.min(LONGEST_POLL)
                 }
-                Ok(answer) => return Some(answer),
+                Ok(answer) => {
+                    self.store_answers(true);
+                    return Some(answer);
+                }
                 Err(StoreError(reason)) => {
                     self.store_answers(false);
                     if !reported {
@@ -66,7 +69,10 @@ impl<E: TokenEndpoint> Flight<E> {
                     self.store_answers(true);
                     limit = self.endpoint.patience() + Sessions::LEASE * 2;
                 }
-                Ok(answer) => return Some(answer),
+                Ok(answer) => {
+                    self.store_answers(true);
+                    return Some(answer);
+                }
                 Err(StoreError(_)) => self.store_answers(false),
             }
             if began.elapsed() + pause >= limit {

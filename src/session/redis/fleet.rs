@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::super::index::IndexKey;
 use super::super::{Ended, Listed, Meta, Owner, RecordKey, StoreError};
 use super::command::Command;
-use super::link::{ANSWER, LinkError};
+use super::link::{ANSWER, LinkError, MAX_ATTEMPTS};
 use super::{Redis, millis};
 use crate::clock::Timestamp;
 use crate::metrics::{LogoutKind, StoreOp, StoreResult};
@@ -158,10 +158,14 @@ impl Redis {
             .arg(mark.map_or("", LogoutKind::label))
             .arg(millis(MARKED));
         let (command, started) = (Command::Script(&script), Instant::now());
-        let answer = match self.link.ask_once(command, started + ANSWER).await {
-            Err(LinkError::TryAgain) => self.revoke_apart(key, mark).await,
-            Err(LinkError::Lost) => self.link.ask(command).await,
-            answer => answer,
+        let deadline = started + ANSWER;
+        let mut attempts = 1..MAX_ATTEMPTS;
+        let answer = loop {
+            match self.link.ask_once(command, deadline).await {
+                Err(LinkError::TryAgain) => break self.revoke_apart(key, mark, deadline).await,
+                Err(LinkError::Lost) if attempts.next().is_some() => {}
+                answer => break answer,
+            }
         };
         let (tag, sealed) = self.heard(StoreOp::Delete, answer, started)?;
         Ok((tag == "deleted").then(|| Ended {
@@ -175,13 +179,16 @@ impl Redis {
         &self,
         key: RecordKey,
         mark: Option<LogoutKind>,
+        deadline: Instant,
     ) -> Result<(String, Vec<u8>), LinkError> {
-        let [meta, generation, parked] = self.fields(key, ["m", "g", "p"]).await?;
-        let there = self.remove(&self.record(key)).await?;
-        self.remove(&self.key('l', key)).await?;
+        let [meta, generation, parked] = self.fields(key, ["m", "g", "p"], deadline).await?;
+        // It was there a moment ago: where an answer is lost, the second says no.
+        let there = self.remove(&self.record(key), deadline).await? || generation.is_some();
         if !there {
             return Ok(("gone".to_owned(), Vec::new()));
         }
+        // The session has ended: what fails from here on does not change that.
+        let _ = self.remove(&self.key('l', key), deadline).await;
         let generation = generation.and_then(|text| String::from_utf8(text).ok());
         let parked = parked.is_some_and(|parked| !parked.is_empty());
         if let (Some(kind), Some(generation), false) = (mark, generation, parked) {
@@ -191,7 +198,14 @@ impl Redis {
                 .arg(format!("{}:{generation}", kind.label()))
                 .arg("PX")
                 .arg(millis(MARKED));
-            let _: (String,) = self.link.ask(Command::Pipe(&pipe)).await?;
+            let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
+            let marked: Result<(String,), _> = answer;
+            if marked.is_err() {
+                tracing::warn!(
+                    session = key.short(),
+                    "an ended session's tokens are left to expire"
+                );
+            }
         }
         Ok(("deleted".to_owned(), meta.unwrap_or_default()))
     }

@@ -159,8 +159,16 @@ impl Topology {
         &self,
         command: Command<'_>,
     ) -> Result<T, LinkError> {
-        self.ask_times(command, Instant::now() + ANSWER, MAX_ATTEMPTS)
-            .await
+        self.ask_by(command, Instant::now() + ANSWER).await
+    }
+
+    /// As [`ask`](Self::ask), but waits until `deadline`: for one step of several.
+    pub(super) async fn ask_by<T: FromRedisValue>(
+        &self,
+        command: Command<'_>,
+        deadline: Instant,
+    ) -> Result<T, LinkError> {
+        self.ask_times(command, deadline, MAX_ATTEMPTS).await
     }
 
     /// As [`ask`](Self::ask), but sends the command once: for a caller who must know that an answer got lost.

@@ -78,6 +78,8 @@ struct Shared {
     board: Mutex<Vec<Option<Instant>>>,
     /// Whether it was said that Redis cannot do it.
     warned: AtomicBool,
+    /// When commands were last made to follow.
+    led: Mutex<Option<Instant>>,
 }
 
 /// Why tracking ended or did not begin.
@@ -103,6 +105,7 @@ impl Tracker {
                 hear,
                 board: Mutex::default(),
                 warned: AtomicBool::new(false),
+                led: Mutex::default(),
             }),
             task: Mutex::new(None),
         }
@@ -168,8 +171,11 @@ impl Shared {
         let mut pause = FIRST_PAUSE;
         // Set-ups in a row that came to nothing although commands reach the server.
         let mut in_vain = 0;
+        // It said that it is no master: by the same name there may be another when it says that it is.
+        let mut demoted = false;
         loop {
-            let mut ended = self.track(at, node).await;
+            let mut ended = self.track(at, node, demoted).await;
+            demoted |= matches!(ended, Ended::Demoted);
             let tracked = self.unproven(at);
             self.lost();
             if tracked {
@@ -187,7 +193,7 @@ impl Shared {
             match ended {
                 // What was reached by the name may be another server now, and commands must not stay with this one: what it
                 // says would be believed as long as the other keeps silent.
-                Ended::Lost | Ended::Demoted if tracked => self.tracked.roster.changed(node),
+                Ended::Lost | Ended::Demoted if tracked => self.lead(node).await,
                 Ended::Lost | Ended::Demoted | Ended::NotReady => {}
                 // Whoever reads over the other connection need not wait to find out.
                 Ended::Silent => self.tracked.roster.silent(node),
@@ -209,13 +215,16 @@ impl Shared {
     }
 
     /// Tracks one master until that ends.
-    async fn track(self: &Arc<Self>, at: usize, node: &Node) -> Ended {
+    async fn track(self: &Arc<Self>, at: usize, node: &Node, demoted: bool) -> Ended {
         let cut = Arc::new(Notify::new());
         let mut connection = match timeout(DIAL, self.dial(node, Arc::clone(&cut))).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(ended)) => return ended,
             Err(_) => return Ended::Lost,
         };
+        if demoted {
+            self.lead(node).await;
+        }
         self.proven(at, Instant::now());
         loop {
             tokio::select! {
@@ -235,6 +244,20 @@ impl Shared {
                 Err(_) => return Ended::Silent,
             }
         }
+    }
+
+    /// Has commands follow to where tracking goes, now and then at most: whoever cuts one connection after the other must
+    /// not take the others along each time.
+    async fn lead(&self, node: &Node) {
+        let pause = {
+            let mut led = self.led.lock();
+            let now = Instant::now();
+            let next = led.map_or(now, |last| last + LEAD_EVERY).max(now);
+            *led = Some(next);
+            next - now
+        };
+        sleep(pause).await;
+        self.tracked.roster.changed(node);
     }
 
     /// A connection on which every change of a record is told.
@@ -266,8 +289,10 @@ impl Shared {
         let mut connection = resp3(&node.client)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        if look(&mut connection).await? != Role::Master {
-            return Err(Ended::NotReady);
+        match look(&mut connection).await? {
+            Role::Master => {}
+            Role::Replica => return Err(Ended::Demoted),
+            Role::CutOff => return Err(Ended::NotReady),
         }
         // What this process writes over its command connection is told as well.
         redis::cmd("CLIENT")
@@ -296,7 +321,11 @@ impl Shared {
         }
         // A push goes out with the answer to what caused it, so before the next one.
         let mut done = redis::cmd("DEL");
-        done.arg(&probe).exec_async(&mut connection).await?;
+        if let Err(error) = done.arg(&probe).exec_async(&mut connection).await
+            && code(&error).is_none()
+        {
+            return Err(error.into());
+        }
         if heard.load(Ordering::SeqCst) {
             Ok(connection)
         } else {
@@ -529,6 +558,7 @@ fn record_key(prefix: &str, key: &[u8]) -> Option<RecordKey> {
 const BEAT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+const LEAD_EVERY: Duration = Duration::from_secs(1);
 /// About three seconds' worth.
 const IN_VAIN: u32 = 8;
 /// Life of a probe, in ms.

@@ -105,7 +105,14 @@ impl Cached {
     /// An answer may say that what is cached is no longer true.
     pub(super) fn learn(&self, key: RecordKey, answer: &LeaseAnswer) {
         if matches!(answer, LeaseAnswer::Newer(_) | LeaseAnswer::Gone) {
-            self.cache.forget(key);
+            self.drop_cached(key);
+        }
+    }
+
+    /// Drops what turned out to be untrue. We may have heard of it before Redis tells us, and of who is to revoke its tokens.
+    fn drop_cached(&self, key: RecordKey) {
+        if let Some(entry) = self.cache.forget(key) {
+            self.orphans.dropped(key, entry.session, Instant::now());
         }
     }
 
@@ -136,7 +143,12 @@ impl Drop for Forget<'_> {
                 self.cache.written(&self.ticket, session, *ends_at);
                 self.orphans.held(self.key, session);
             }
-            None => drop(self.cache.forget(self.key)),
+            None => {
+                if let Some(entry) = self.cache.forget(self.key) {
+                    let now = Instant::now();
+                    self.orphans.dropped(self.key, entry.session, now);
+                }
+            }
         }
         self.changes.wake(self.key);
     }
@@ -201,10 +213,7 @@ impl Sessions {
         };
         let now = self.now();
         let Some(loaded) = loaded else {
-            if let Some(entry) = cached.cache.forget(key) {
-                // We may have heard of it before Redis tells us, and of who is to revoke its tokens.
-                cached.orphans.dropped(key, entry.session, Instant::now());
-            }
+            cached.drop_cached(key);
             return Ok(Lookup::Missing(self.0.seen.missed(key, now)));
         };
         let session = loaded.session;

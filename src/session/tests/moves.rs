@@ -89,6 +89,17 @@ fn record_name(id: &SessionId) -> String {
 
 #[tokio::test]
 async fn commands_follow_the_name_when_another_server_takes_it_over() {
+    follow_the_name(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn commands_follow_the_name_also_when_it_is_given_away_late() {
+    // By then the old server has been asked again, and has answered.
+    follow_the_name(Duration::from_millis(1500)).await;
+}
+
+/// The old master is demoted, and `late` after that its name leads to the new one.
+async fn follow_the_name(late: Duration) {
     // Straight from memory to memory, without files.
     let sync = [
         "--repl-diskless-sync",
@@ -114,9 +125,15 @@ async fn commands_follow_the_name_when_another_server_takes_it_over() {
     })
     .await;
     new.cli(&["REPLICAOF", "NO", "ONE"]);
-    target.store(usize::from(new.port), Ordering::SeqCst);
+    if late.is_zero() {
+        target.store(usize::from(new.port), Ordering::SeqCst);
+    }
     old.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    tokio::time::sleep(late).await;
+    target.store(usize::from(new.port), Ordering::SeqCst);
     let (one, _) = open(&new.config());
+    // Whatever was believed of the old one, nobody is served from it once the new one is followed.
+    tracked(&metrics).await;
     one.delete(&id).await.unwrap().expect("it is there");
     eventually("refused", async || is_missing(&two, &id).await).await;
     two.create(session_at(now()))

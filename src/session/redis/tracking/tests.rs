@@ -36,6 +36,7 @@ impl Rig {
             },
             board: Mutex::new(vec![None; 2]),
             warned: AtomicBool::new(false),
+            led: Mutex::default(),
         };
         Self {
             shared,

@@ -26,6 +26,7 @@ use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::seal::{KeyRing, Purpose};
 
 mod access;
+mod apart;
 mod cluster;
 mod command;
 mod fleet;
@@ -231,45 +232,6 @@ impl Redis {
         self.done(StoreOp::Delete, StoreResult::Miss, started);
         // Gone, by another's hand unless it was ours.
         Ok(before.filter(|_| lost).or(earlier))
-    }
-
-    /// As the script, key by key: while a slot is on its way to another node, no command may name two keys that are not
-    /// both there. Nothing recreates a record, so the order does no harm.
-    async fn delete_apart(
-        &self,
-        key: RecordKey,
-        deadline: Instant,
-    ) -> Result<(String, Vec<u8>), LinkError> {
-        let [data, parked] = self.fields(key, ["d", "p"], deadline).await?;
-        let there = self.remove(&self.record(key), deadline).await?;
-        self.remove(&self.key('l', key), deadline).await?;
-        let newest = parked.filter(|parked| !parked.is_empty()).or(data);
-        Ok(match newest.filter(|_| there) {
-            Some(data) => ("deleted".to_owned(), data),
-            None => ("gone".to_owned(), Vec::new()),
-        })
-    }
-
-    async fn fields<const N: usize>(
-        &self,
-        key: RecordKey,
-        names: [&str; N],
-        deadline: Instant,
-    ) -> Result<[Option<Vec<u8>>; N], LinkError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(self.record(key)).arg(&names[..]);
-        let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
-        let (fields,): (Vec<Option<Vec<u8>>>,) = answer?;
-        fields.try_into().map_err(|_| LinkError::WrongType)
-    }
-
-    /// Whether it was there.
-    async fn remove(&self, key: &str, deadline: Instant) -> Result<bool, LinkError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("DEL").arg(key);
-        let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
-        let (there,): (bool,) = answer?;
-        Ok(there)
     }
 
     /// What a deletion would return.

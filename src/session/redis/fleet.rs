@@ -174,42 +174,6 @@ impl Redis {
         }))
     }
 
-    /// As the script, key by key: see [`delete_apart`](Self::delete_apart).
-    async fn revoke_apart(
-        &self,
-        key: RecordKey,
-        mark: Option<LogoutKind>,
-        deadline: Instant,
-    ) -> Result<(String, Vec<u8>), LinkError> {
-        let [meta, generation, parked] = self.fields(key, ["m", "g", "p"], deadline).await?;
-        // It was there a moment ago: where an answer is lost, the second says no.
-        let there = self.remove(&self.record(key), deadline).await? || generation.is_some();
-        if !there {
-            return Ok(("gone".to_owned(), Vec::new()));
-        }
-        // The session has ended: what fails from here on does not change that.
-        let _ = self.remove(&self.key('l', key), deadline).await;
-        let generation = generation.and_then(|text| String::from_utf8(text).ok());
-        let parked = parked.is_some_and(|parked| !parked.is_empty());
-        if let (Some(kind), Some(generation), false) = (mark, generation, parked) {
-            let mut pipe = redis::pipe();
-            pipe.cmd("SET")
-                .arg(self.key('r', key))
-                .arg(format!("{}:{generation}", kind.label()))
-                .arg("PX")
-                .arg(millis(MARKED));
-            let answer = self.link.ask_by(Command::Pipe(&pipe), deadline).await;
-            let marked: Result<(String,), _> = answer;
-            if marked.is_err() {
-                tracing::warn!(
-                    session = key.short(),
-                    "an ended session's tokens are left to expire"
-                );
-            }
-        }
-        Ok(("deleted".to_owned(), meta.unwrap_or_default()))
-    }
-
     /// Takes the marker that a deletion left: given to one who asks and knows the generation that was deleted, and to
     /// nobody else.
     pub(in crate::session) async fn take_mark(
@@ -311,7 +275,7 @@ pub(in crate::session) const MEMBERS: u64 = 20_000;
 /// Keys that Redis looks at in one go: a few tenths of a millisecond.
 const PAGE: usize = 500;
 /// How long a process that held a session has to notice that its tokens are to be revoked.
-const MARKED: Duration = Duration::from_secs(60);
+pub(super) const MARKED: Duration = Duration::from_secs(60);
 /// What PTTL says of a key that is not there.
 const GONE: i64 = -2;
 

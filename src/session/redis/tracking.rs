@@ -17,14 +17,14 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use self::server::{Ended, Role, look};
 use super::command::code;
 use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
@@ -38,6 +38,7 @@ use crate::session::seen::{Last, Seen};
 use crate::session::{RecordKey, Session};
 
 mod probe;
+mod server;
 
 /// Keeps the cache true. Connects at first use.
 pub(in crate::session) struct Tracker {
@@ -80,20 +81,6 @@ struct Shared {
     warned: AtomicBool,
     /// When commands were last made to follow.
     led: Mutex<Option<Instant>>,
-}
-
-/// Why tracking ended or did not begin.
-enum Ended {
-    /// No connection, or none any more.
-    Lost,
-    /// Connected, and no answer.
-    Silent,
-    /// The server is no master any more.
-    Demoted,
-    /// The server is no master, or not yet ready.
-    NotReady,
-    /// The server, or something before it, does not know or does not allow it.
-    Refused(Option<String>),
 }
 
 impl Tracker {
@@ -448,82 +435,6 @@ impl Shared {
             sleep(BEAT).await;
         }
     }
-}
-
-impl From<RedisError> for Ended {
-    fn from(error: RedisError) -> Self {
-        Self::of(&error)
-    }
-}
-
-impl Ended {
-    fn of(error: &RedisError) -> Self {
-        let code = code(error);
-        match (error.kind(), code.as_deref()) {
-            (ErrorKind::RESP3NotSupported, _) => Self::Refused(code),
-            (
-                ErrorKind::Server(
-                    ServerErrorKind::BusyLoading
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::ReadOnly
-                    | ServerErrorKind::TryAgain,
-                ),
-                _,
-            )
-            | (_, Some("NOAUTH" | "WRONGPASS" | "BUSY")) => Self::NotReady,
-            // Said to a connection too many, before it is closed.
-            (ErrorKind::Server(_) | ErrorKind::Extension, _)
-                if error
-                    .detail()
-                    .is_some_and(|text| text.contains("max number")) =>
-            {
-                Self::NotReady
-            }
-            (ErrorKind::Server(_) | ErrorKind::Extension, _) => Self::Refused(code),
-            _ => Self::Lost,
-        }
-    }
-}
-
-/// What a server says it is.
-#[derive(Debug, PartialEq, Eq)]
-enum Role {
-    Master,
-    Replica,
-    /// A master that does not see its Cluster work: there may be another in its place.
-    CutOff,
-}
-
-/// Asks the server what it is. Each answer is a heartbeat's, too.
-async fn look(connection: &mut MultiplexedConnection) -> Result<Role, RedisError> {
-    let answer = redis::cmd("HELLO")
-        .arg(3)
-        .query_async::<Value>(connection)
-        .await?;
-    let Value::Map(fields) = answer else {
-        return Ok(Role::Master);
-    };
-    let text = |value: &Value| match value {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::SimpleString(text) => text.clone(),
-        _ => String::new(),
-    };
-    let field = |wanted: &str| {
-        let field = fields.iter().find(|(name, _)| text(name) == wanted);
-        field.map(|(_, value)| text(value)).unwrap_or_default()
-    };
-    if field("role") == "replica" {
-        return Ok(Role::Replica);
-    }
-    if field("mode") == "cluster" {
-        let mut info = redis::cmd("CLUSTER");
-        let info = info.arg("INFO").query_async::<String>(connection).await;
-        // Who may not ask has to do without.
-        if info.is_ok_and(|info| info.contains("cluster_state:fail")) {
-            return Ok(Role::CutOff);
-        }
-    }
-    Ok(Role::Master)
 }
 
 /// The same client, speaking the protocol that knows pushes.

@@ -1,5 +1,7 @@
 //! Scripts heartbeats, losses and pushes of two masters.
 
+use redis::{ErrorKind, ServerErrorKind};
+
 use super::super::topology::Topology;
 use super::*;
 use crate::session::SessionId;

@@ -272,11 +272,16 @@ impl Memory {
         now: Timestamp,
         cool_down: Duration,
     ) {
-        self.change(key, |_, turn| {
+        self.change(key, |session, turn| {
             turn.heard(lease.owner);
             if !turn.claim.is_of_another(lease.owner, now) {
-                turn.claim = Claim::Cooling {
-                    until: now.plus(cool_down),
+                // A pause is for the token that failed, not for one that came meanwhile.
+                turn.claim = if session.generation == lease.session.generation {
+                    Claim::Cooling {
+                        until: now.plus(cool_down),
+                    }
+                } else {
+                    Claim::Free
                 };
             }
             ((), Change::Nothing)

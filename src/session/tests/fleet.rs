@@ -36,6 +36,14 @@ async fn alive(sessions: &Sessions, id: &SessionId) -> bool {
     matches!(sessions.peek(id).await.unwrap(), Lookup::Found(_))
 }
 
+/// A replica that hears of changes.
+async fn listening(server: &RedisServer) -> Sessions {
+    let (sessions, metrics) = open(&server.config());
+    alive(&sessions, &SessionId::generate()).await;
+    tracked(&metrics).await;
+    sessions
+}
+
 /// Everything a walk leads to, each once.
 async fn walked(mut walk: Walk<'_>) -> HashSet<RecordKey> {
     let mut all = HashSet::new();
@@ -326,13 +334,8 @@ async fn whoever_has_enough_leaves_no_orphan_behind() {
 async fn of_those_who_hold_a_session_one_is_told_to_revoke_it() {
     // LOGOUT-09: whoever ended it could not know its tokens.
     let server = RedisServer::start();
-    let ((one, seen_by_one), (two, seen_by_two)) = (open(&server.config()), open(&server.config()));
+    let (one, two) = (listening(&server).await, listening(&server).await);
     let (operator, _) = open(&server.config());
-    for (sessions, metrics) in [(&one, &seen_by_one), (&two, &seen_by_two)] {
-        sessions.ping().await.unwrap();
-        alive(sessions, &SessionId::generate()).await;
-        tracked(metrics).await;
-    }
     for round in 0..20 {
         let sid = format!("a{round}");
         let session = of("alice", Some(&sid), now());
@@ -396,13 +399,8 @@ async fn of_those_who_hold_a_session_one_is_told_to_revoke_it() {
 async fn whoever_wrote_a_session_last_revokes_what_it_holds_now() {
     // LOGOUT-09: nobody asks for it after its login, refresh or extension, and pushes have emptied the caches.
     let server = RedisServer::start();
-    let ((one, seen_by_one), (two, seen_by_two)) = (open(&server.config()), open(&server.config()));
+    let (one, two) = (listening(&server).await, listening(&server).await);
     let (operator, _) = open(&server.config());
-    for (sessions, metrics) in [(&one, &seen_by_one), (&two, &seen_by_two)] {
-        sessions.ping().await.unwrap();
-        alive(sessions, &SessionId::generate()).await;
-        tracked(metrics).await;
-    }
     for round in 0..20 {
         for (name, refreshed) in [("login", false), ("refresh", true)] {
             let sid = format!("{name}{round}");

@@ -107,7 +107,8 @@ pub(crate) fn store_at(url: &str) -> model::RedisStore {
     }
 }
 
-/// A `redis-server` on a free port of loopback, killed on drop.
+/// A Redis on a free port of loopback, killed on drop. `DAYPASS_TEST_REDIS_SERVER` in the environment names another program
+/// than `redis-server`.
 pub(crate) struct RedisServer {
     child: Child,
     pub(crate) port: u16,
@@ -230,7 +231,9 @@ pub(crate) async fn deaf_proxy(port: u16) -> (std::net::SocketAddr, Arc<AtomicUs
 }
 
 fn spawn(port: u16, args: &[String], folder: &std::path::Path) -> Child {
-    let child = Command::new("redis-server")
+    let program = std::env::var_os("DAYPASS_TEST_REDIS_SERVER");
+    let program = program.unwrap_or_else(|| "redis-server".into());
+    let child = Command::new(&program)
         .current_dir(folder)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
@@ -238,12 +241,12 @@ fn spawn(port: u16, args: &[String], folder: &std::path::Path) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("tests need redis-server");
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let start = std::time::Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(
             start.elapsed() < Duration::from_secs(10),
-            "redis-server did not come up"
+            "it did not come up"
         );
         std::thread::sleep(Duration::from_millis(5));
     }

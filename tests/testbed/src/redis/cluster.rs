@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Redis>,
+    /// What they call themselves: it stays through restarts.
+    ids: Vec<String>,
     buses: Vec<SocketAddr>,
     options: Options,
 }
@@ -33,6 +35,7 @@ impl Cluster {
     pub fn with(masters: usize, replicated: bool, options: Options) -> Self {
         let mut cluster = Self {
             nodes: Vec::new(),
+            ids: Vec::new(),
             buses: Vec::new(),
             options,
         };
@@ -59,8 +62,8 @@ impl Cluster {
         cluster.wait_for_nodes(count);
         if replicated {
             for index in 0..masters {
-                let id = cluster.id(index);
-                let answer = cluster.nodes[masters + index].command(&["CLUSTER", "REPLICATE", &id]);
+                let id = &cluster.ids[index];
+                let answer = cluster.nodes[masters + index].command(&["CLUSTER", "REPLICATE", id]);
                 assert_eq!(answer, Reply::Status("OK".to_owned()));
             }
             for index in 0..masters {
@@ -156,11 +159,11 @@ impl Cluster {
     /// Begins to move a slot: the source knows the target, and the other way round.
     pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
-        let (source, target) = (self.id(from), self.id(to));
+        let (source, target) = (&self.ids[from], &self.ids[to]);
         let ok = Reply::Status("OK".to_owned());
-        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source];
+        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", source];
         assert_eq!(self.nodes[to].command(&importing), ok);
-        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target];
+        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", target];
         assert_eq!(self.nodes[from].command(&migrating), ok);
     }
 
@@ -191,9 +194,9 @@ impl Cluster {
 
     /// Gives a moved slot to its new master, who is told first.
     pub fn end_move(&self, slot: u16, from: usize, to: usize) {
-        let id = self.id(to);
+        let id = &self.ids[to];
         for node in [to, from] {
-            let words = ["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id];
+            let words = ["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", id];
             assert_eq!(
                 self.nodes[node].command(&words),
                 Reply::Status("OK".to_owned())
@@ -305,6 +308,9 @@ impl Cluster {
             Some(authority) => Redis::signed_by(Some(authority), options),
             None => Redis::with(options),
         };
+        let id = node.command(&["CLUSTER", "MYID"]).bytes();
+        self.ids
+            .push(String::from_utf8(id).expect("hexadecimal digits"));
         self.nodes.push(node);
         self.buses.push(bus);
         self.nodes.len() - 1
@@ -347,11 +353,6 @@ impl Cluster {
         living.all(|info| String::from_utf8_lossy(&info.bytes()).contains("cluster_state:ok"))
     }
 
-    fn id(&self, index: usize) -> String {
-        let id = self.nodes[index].command(&["CLUSTER", "MYID"]).bytes();
-        String::from_utf8(id).expect("hexadecimal digits")
-    }
-
     fn living(&self) -> &Redis {
         let mut nodes = self.nodes.iter();
         let living = nodes.find(|node| node.try_command(&["PING"]).is_some());
@@ -371,11 +372,9 @@ impl Cluster {
             let Reply::Array(master) = range.get(2)? else {
                 return None;
             };
-            let port = u16::try_from(master.get(1)?.integer()?).ok()?;
-            let known = self
-                .nodes
-                .iter()
-                .position(|node| node.address().port() == port)?;
+            // By its name: which of its ports it tells depends on the server and on who asks.
+            let name = master.get(2)?.bytes();
+            let known = self.ids.iter().position(|id| id.as_bytes() == name)?;
             Some((slot(0)?, slot(1)?, known))
         };
         ranges.iter().filter_map(read).collect()

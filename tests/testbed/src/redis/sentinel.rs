@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,16 +291,9 @@ impl Sentinel {
             path.display()
         );
         std::fs::write(&file, text).expect("the configuration is written");
-        let child = Command::new("redis-server")
-            .arg(&file)
-            .args(["--sentinel", "--daemonize", "no"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("redis-server: {error} (scripts/install-deps installs it)")
-            });
+        let mut command = super::server();
+        command.arg(&file).args(["--sentinel", "--daemonize", "no"]);
+        let child = super::spawn(command);
         Self {
             address,
             directory,

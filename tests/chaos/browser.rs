@@ -15,8 +15,8 @@ use crate::ledger::Lost;
 use crate::plan::REPLICAS;
 use crate::world::World;
 
-/// A logout must be effective on all replicas within this, if they can hear of it.
-pub(crate) const EFFECTIVE: Duration = Duration::from_secs(1);
+/// A logout must be effective on all replicas within this, if they can hear of it and the machine lets them run.
+pub(crate) const EFFECTIVE: Duration = Duration::from_secs(2);
 /// And within this if they cannot: `session.max_staleness`.
 pub(crate) const STALENESS: Duration = Duration::from_secs(3);
 /// Nobody waits longer for an answer.

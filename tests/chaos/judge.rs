@@ -15,6 +15,8 @@ use crate::world::PATIENCE;
 const TO_STORE: Duration = Duration::from_millis(1500);
 /// Within this, mostly: for what must not excuse more than it has to.
 const SOON: Duration = Duration::from_millis(100);
+/// A provider on a busy machine hears what was said to it within this.
+const ON_THE_WIRE: Duration = Duration::from_millis(500);
 /// Who cannot reach the store for so long may have lost the lease: it lives for ten seconds, renewed every third of that.
 const RISKY: Duration = Duration::from_secs(6);
 
@@ -75,9 +77,11 @@ pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Opt
     }
     let settled = settled(shown, ended, TO_STORE, ledger);
     let from = before(shown.arrived, SOON);
+    // What its sender said before it was killed may be heard when it is gone.
+    let said = before(shown.arrived, ON_THE_WIRE);
     let killed = ledger
-        .during(from, settled.at)
-        .any(|happened| happened.trouble == Trouble::Killed(shown.sender) && happened.from >= from);
+        .during(said, settled.at)
+        .any(|happened| happened.trouble == Trouble::Killed(shown.sender) && happened.from >= said);
     if killed {
         return Some(Fate::Killed);
     }

@@ -225,7 +225,7 @@ async fn a_rotated_token_waits_for_redis_to_come_back() {
         rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
         let impatient = rig
             .call(&person, 0, "/orders")
-            .timeout(Duration::from_millis(300));
+            .timeout(Duration::from_secs(1));
         assert!(impatient.send().await.is_err());
         rig.wait_for_calls(1);
         match name {
@@ -274,7 +274,9 @@ async fn a_session_survives_restarts_of_redis_between_requests() {
     let person = rig.expired().await;
     for round in 0..3 {
         rig.redis.restart();
+        rig.until(&person, round % 2, 200).await;
         // Broken connections are found when they are used, and the command is sent again on a new one.
+        rig.redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
         let answer = rig.get(&person, round % 2).await;
         assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
     }
@@ -288,7 +290,7 @@ async fn a_redis_that_forgets_everything_signs_people_out_and_breaks_nothing() {
     rig.provider.fault(Endpoint::Refresh, Fault::StallAnswer);
     let impatient = rig
         .call(&expired, 0, "/orders")
-        .timeout(Duration::from_millis(300));
+        .timeout(Duration::from_secs(1));
     assert!(impatient.send().await.is_err());
     rig.wait_for_calls(1);
     rig.redis.flush();
@@ -361,11 +363,15 @@ async fn a_redis_whose_connections_break_all_the_time_costs_no_session() {
     rig.echo.forget();
     let over = AtomicBool::new(false);
     let breaking = async {
-        while !over.load(Ordering::Relaxed) {
+        // Now and then there is time for a command and its answer, also where everything takes longer.
+        for passes in [60, 60, 60, 250].into_iter().cycle() {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
             way.set(Mode::Cut);
             tokio::time::sleep(Duration::from_millis(15)).await;
             way.set(Mode::Pass);
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::time::sleep(Duration::from_millis(passes)).await;
         }
     };
     let lost = || {
@@ -416,21 +422,11 @@ async fn a_lease_whose_grant_was_never_heard_keeps_nobody_waiting() {
     let (earlier, person) = (rig.expired().await, rig.expired().await);
     // Redis knows the scripts from then on, and needs one round trip for each.
     assert_eq!(rig.get(&earlier, 0).await.status, 200);
-    // Far enough for the grant to be seen in Redis before it is heard here, near enough for commands to be in time.
-    way.set(Mode::Delay(Duration::from_millis(150)));
-    let asking = rig.get(&person, 0);
-    let breaking = async {
-        let granted = tokio::task::block_in_place(|| {
-            wait_for(PATIENCE, || {
-                rig.keys().contains(&person.lease()).then_some(())
-            })
-        });
-        assert!(granted.is_some());
-        way.set(Mode::BlackHole);
-    };
-    let (answer, ()) = tokio::join!(asking, breaking);
+    way.swallow_answer_to(&person.lease());
+    let answer = rig.get(&person, 0).await;
     assert_unavailable(&answer, "store_unavailable", "the grant was not heard");
     assert_eq!(rig.calls(), 1, "it was not acted on");
+    assert!(rig.keys().contains(&person.lease()), "granted");
     way.set(Mode::Pass);
     let began = Instant::now();
     rig.until(&person, 0, 200).await;

@@ -172,12 +172,15 @@ async fn bad_answers_keep_the_session_and_everyone_pauses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_honoured_by_all_replicas() {
     // REFRESH-38; RFC 9110 §10.2.3 knows it with 503 as well.
-    let asked = vec![("retry-after".to_owned(), "2".to_owned())];
+    let asked = vec![("retry-after".to_owned(), PAUSE.to_string())];
     let busy = Fault::Status(503, asked, "busy".to_owned());
-    let limited = assert_pause_kept("429", Fault::RetryAfter(2), "rate_limited");
+    let limited = assert_pause_kept("429", Fault::RetryAfter(PAUSE), "rate_limited");
     let busy = assert_pause_kept("503", busy, "unavailable");
     tokio::join!(limited, busy);
 }
+
+/// What the provider asks for, in seconds: more than a burst of requests takes.
+const PAUSE: u64 = 5;
 
 async fn assert_pause_kept(name: &str, fault: Fault, result: &str) {
     let rig = Rig::new();
@@ -185,7 +188,10 @@ async fn assert_pause_kept(name: &str, fault: Fault, result: &str) {
     rig.provider.fault(Endpoint::Refresh, fault);
     let answer = rig.get(&person, 1).await;
     let wait = assert_unavailable(&answer, "provider_unavailable", name);
-    assert!((2..=3).contains(&wait), "{name}: Retry-After: {wait}");
+    assert!(
+        (PAUSE - 1..=PAUSE + 1).contains(&wait),
+        "{name}: Retry-After: {wait}"
+    );
     assert_eq!(rig.refreshes(result), 1, "{name}");
     for answer in rig.burst(&person, 30).await {
         assert_unavailable(&answer, "provider_unavailable", name);
@@ -200,7 +206,7 @@ async fn assert_pause_kept(name: &str, fault: Fault, result: &str) {
     let asked = rig.provider.requests(Endpoint::Refresh);
     let pause = asked[1].at.duration_since(asked[0].at);
     assert!(
-        pause >= Duration::from_secs(2),
+        pause >= Duration::from_secs(PAUSE),
         "{name}: asked again after {pause:?}"
     );
     rig.until(&other, 1, 200).await;
@@ -271,33 +277,46 @@ async fn a_provider_that_never_answers_is_left_after_its_time_and_loses_nobody()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_token_is_served_whatever_the_provider_says_to_renewal() {
-    // Invariant 3 with 4: inside the window a failing provider costs nobody anything.
-    let life = Duration::from_secs(5);
+    // Invariant 3 with 4: inside the window a failing provider costs nobody anything. A slow machine needs a longer window.
+    for life in [5, 15, 45].map(Duration::from_secs) {
+        if renew_in_vain(life).await {
+            return;
+        }
+    }
+    panic!("this machine is too slow to tell");
+}
+
+/// `false`: it took too long to tell.
+async fn renew_in_vain(life: Duration) -> bool {
     let rig = Rig::new();
     let person = rig.sign_in_for(life).await;
     let signed_in = Instant::now();
     rig.echo.forget();
     rig.provider.always(Endpoint::Refresh, [Fault::status(500)]);
     tokio::time::sleep(life * 23 / 40).await;
+    let began = Instant::now();
+    let mut answers = Vec::new();
     for _ in 0..3 {
-        for answer in rig.burst(&person, 9).await {
-            assert_eq!(answer.status, 200, "{}", answer.text());
-        }
+        answers.extend(rig.burst(&person, 9).await);
     }
-    let took = signed_in.elapsed();
-    assert!(
-        took < life * 8 / 10,
-        "this machine is too slow to tell: {took:?}"
-    );
     let tried = daypass_testbed::raw::wait_for(PATIENCE, || {
         (rig.refreshes("unavailable") > 0).then_some(())
     });
+    let calls = rig.calls();
+    if signed_in.elapsed() > life * 8 / 10 {
+        return false;
+    }
+    for answer in answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
     assert!(tried.is_some(), "it was tried");
     rig.assert_first_token(&person);
-    assert!(rig.calls() <= 2, "{} calls within two seconds", rig.calls());
+    let most = 2 + began.elapsed().as_secs();
+    assert!(calls as u64 <= most, "{calls} calls, at most one a second");
     rig.provider.behave();
     rig.wait_until_renewed(&person).await;
     assert_eq!(rig.provider.reused(), 0);
+    true
 }
 
 #[tokio::test(flavor = "multi_thread")]

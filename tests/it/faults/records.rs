@@ -63,11 +63,13 @@ async fn redis_is_never_told_a_cookie_a_token_or_a_name() {
     let cookies = [person.cookie(), leaver.cookie(), stuck.cookie()];
     assert_eq!(rig.log_out(&leaver, 0).await.status, 204);
     // A lease is among it.
+    let calls = rig.calls();
     rig.provider.fault(Endpoint::Refresh, Fault::Stall);
     let waiting = rig
         .call(&stuck, 0, "/orders")
-        .timeout(Duration::from_millis(200));
+        .timeout(Duration::from_secs(1));
     assert!(waiting.send().await.is_err());
+    rig.wait_for_calls(calls + 1);
     let directory = rig.redis.command(&["CONFIG", "GET", "dir"]).strings();
     let written = files(Path::new(&directory[1]));
     for marker in [
@@ -213,19 +215,22 @@ async fn keys_are_rotated_without_signing_anyone_out() {
 }
 
 /// A session must be used so often.
-const STEP: Duration = Duration::from_millis(400);
+const STEP: Duration = Duration::from_millis(600);
+const LIFETIME: Duration = Duration::from_secs(5);
+/// For longer than it may be idle.
+const ROUNDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_sessions_end_and_used_ones_do_not() {
     // Three stores' worth of clocks at once: Redis with idle time-out, memory with idle time-out, Redis with a lifetime.
-    let idle = |setup: Setup| setup.set("session.idle_timeout", "2s");
+    let idle = |setup: Setup| setup.set("session.idle_timeout", "5s");
     let on_redis = Rig::with(2, |_| {}, idle);
     let brief = Rig::with(
         2,
         |_| {},
         |setup| {
             setup
-                .set("session.lifetime", "3s")
+                .set("session.lifetime", "5s")
                 .set("session.idle_timeout", "0")
         },
     );
@@ -233,7 +238,7 @@ async fn idle_sessions_end_and_used_ones_do_not() {
         let rig = on_redis;
         let (user, looker) = (rig.sign_in().await, rig.sign_in().await);
         assert_eq!(rig.session(&user, 0).await.status, 200);
-        for round in 0..8 {
+        for round in 0..ROUNDS {
             tokio::time::sleep(STEP).await;
             // Used on one replica, it lives on all. Looking at it is no use.
             assert_eq!(rig.get(&user, 1).await.status, 200, "round {round}");
@@ -243,7 +248,7 @@ async fn idle_sessions_end_and_used_ones_do_not() {
             }
         }
         assert_refused(&rig.get(&looker, 0).await, "idle", "only looked at");
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        tokio::time::sleep(Duration::from_millis(5500)).await;
         for replica in 0..2 {
             assert_refused(&rig.get(&user, replica).await, "idle", "Redis");
         }
@@ -258,38 +263,37 @@ async fn idle_sessions_end_and_used_ones_do_not() {
             sent.expect("an answer")
         };
         client.browse(daypass.url("/")).await.expect("the way in");
-        for round in 0..8 {
+        for round in 0..ROUNDS {
             tokio::time::sleep(STEP).await;
             assert_eq!(get().await.status, 200, "round {round}");
         }
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        tokio::time::sleep(Duration::from_millis(5500)).await;
         assert_refused(&get().await, "idle", "memory");
     };
     let lifetime = async {
         let rig = brief;
         let began = Instant::now();
         let person = rig.sign_in().await;
+        let signed_in = Instant::now();
         assert_eq!(rig.session(&person, 0).await.status, 200);
         let mut used = 0;
-        while began.elapsed() < Duration::from_millis(2500) {
+        // Use does not extend it: from its beginning, which lies between the two.
+        while began.elapsed() < LIFETIME {
             let answer = rig.get(&person, 1).await;
-            // Use does not extend it.
-            if began.elapsed() < Duration::from_millis(2900) {
+            if began.elapsed() < LIFETIME {
                 assert_eq!(answer.status, 200);
                 used += 1;
             }
-            tokio::time::sleep(STEP).await;
+            tokio::time::sleep(STEP / 2).await;
         }
-        assert!(used > 2);
-        tokio::time::sleep(Duration::from_secs(3).saturating_sub(began.elapsed()) + STEP).await;
+        assert!(used > 0);
+        tokio::time::sleep((LIFETIME + STEP).saturating_sub(signed_in.elapsed())).await;
         for replica in 0..2 {
             assert_refused(&rig.get(&person, replica).await, "expired", "lifetime");
         }
         assert_eq!(rig.keys(), [""; 0], "nothing is left");
-        assert_eq!(
-            rig.counted("daypass_session_ends_total", &[("reason", "expired")]),
-            2
-        );
+        let ends = rig.counted("daypass_session_ends_total", &[("reason", "expired")]);
+        assert!(ends >= 2, "{ends}: each replica that was asked");
     };
     tokio::join!(on_redis, in_memory, lifetime);
 }

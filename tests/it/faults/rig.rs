@@ -230,6 +230,22 @@ impl Rig {
         }
     }
 
+    /// Asks one replica until it shows the upstream another token than that of the login: an old one that still works is shown
+    /// until the news has arrived.
+    pub(crate) async fn until_shown_another(&self, person: &Person, replica: usize) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            self.echo.forget();
+            self.get(person, replica).await;
+            let seen = self.bearers();
+            if seen.iter().any(|token| !person.before.contains(token)) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "still the old one");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Tokens the upstream saw, without the doubles; each must have been handed out.
     pub(crate) fn bearers(&self) -> BTreeSet<String> {
         let issued = self.provider.issued_secrets();

@@ -135,7 +135,7 @@ async fn a_stream_of_events_is_not_daypasss_own_time() {
     let (provider, echo) = (Provider::start(), Echo::start());
     // The session ends the stream by itself.
     let setup = Setup::new(&provider, &echo.url())
-        .set("session.lifetime", "3s")
+        .set("session.lifetime", "5s")
         .set("session.idle_timeout", "0s");
     let daypass = Daypass::ready(BINARY, setup);
     let client = Client::new();

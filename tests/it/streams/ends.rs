@@ -268,11 +268,11 @@ async fn a_stuck_tunnel_ends_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_no_use_of_the_session_and_requests_are() {
-    let stage = Stage::signed_in(|setup, _| setup.set("session.idle_timeout", "2s")).await;
+    let stage = Stage::signed_in(|setup, _| setup.set("session.idle_timeout", "5s")).await;
     let mut socket = open(&stage).await;
     let began = Instant::now();
     // Requests keep it: longer than the idle time-out, with messages all the time.
-    while began.elapsed() < Duration::from_secs(3) {
+    while began.elapsed() < Duration::from_secs(6) {
         let answer = stage.client.get(stage.daypass.url("/a")).send().await;
         assert_eq!(answer.expect("an answer").status, 200);
         socket.echoes("busy").await;

@@ -16,6 +16,7 @@ const ROOM: u64 = 24 << 20;
 async fn events_arrive_one_by_one() {
     let stage = Stage::signed_in(|setup, _| setup).await;
     let call = stage.client.get(stage.daypass.url("/sse?ms=100"));
+    let began = Instant::now();
     let mut events = call
         .header("accept", "text/event-stream")
         .stream()
@@ -24,7 +25,6 @@ async fn events_arrive_one_by_one() {
     assert_eq!(events.status, 200);
     assert_eq!(events.headers["content-type"], "text/event-stream");
     assert_eq!(events.headers["cache-control"], "private, no-cache");
-    let began = Instant::now();
     for index in 0..5 {
         let event = events.next().await.expect("no error").expect("an event");
         assert_eq!(event, format!("id: {index}\ndata: tick {index}\n\n"));

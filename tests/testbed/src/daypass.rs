@@ -473,13 +473,13 @@ fn replace(path: &Path, text: &str) {
 mod tests {
     use super::*;
 
-    /// A stand-in binary: a shell script that logs what daypass logs, then `body`.
-    fn script(body: &str) -> (TempDir, PathBuf) {
+    /// A stand-in binary: a shell script that does `first`, logs what daypass logs, then does `body`.
+    fn script(first: &str, body: &str) -> (TempDir, PathBuf) {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("daypass");
         let text = format!(
-            "#!/bin/sh\n\
+            "#!/bin/sh\n{first}\n\
              echo '{{\"fields\":{{\"message\":\"listening\",\"listener\":\"public\",\"address\":\"127.0.0.1:1\"}}}}' >&2\n\
              echo '{{\"message\":\"listening\",\"listener\":\"admin\",\"address\":\"127.0.0.1:2\"}}' >&2\n{body}\n"
         );
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn addresses_come_from_the_log_in_both_spellings() {
-        let (_directory, binary) = script("exec sleep 60");
+        let (_directory, binary) = script("", "exec sleep 60");
         let daypass = Daypass::start(&binary, Setup::yaml("x: 1"));
         assert_eq!(daypass.public().to_string(), "127.0.0.1:1");
         assert_eq!(daypass.admin().to_string(), "127.0.0.1:2");
@@ -508,7 +508,7 @@ mod tests {
 
     #[test]
     fn signals_reach_the_process_and_its_end_is_seen() {
-        let (_directory, binary) = script("trap 'exit 7' TERM; while :; do sleep 0.02; done");
+        let (_directory, binary) = script("trap 'exit 7' TERM", "while :; do sleep 0.02; done");
         let mut daypass = Daypass::start(&binary, Setup::yaml("x: 1"));
         daypass.term();
         let status = daypass.wait_exit(Duration::from_secs(5)).expect("it ends");
@@ -519,7 +519,8 @@ mod tests {
     #[should_panic(expected = "secrets in log or metrics")]
     fn a_secret_in_the_log_fails_the_test() {
         secrets::record("refresh token", "harness-leak-0123456789");
-        let (_directory, binary) = script("echo got harness-leak-0123456789 >&2; exec sleep 60");
+        let (_directory, binary) =
+            script("", "echo got harness-leak-0123456789 >&2; exec sleep 60");
         let daypass = Daypass::start(&binary, Setup::yaml("x: 1"));
         daypass
             .wait_for_log(&["got"], Duration::from_secs(5))

@@ -403,8 +403,8 @@ mod tests {
             ..Options::default()
         });
         assert_eq!(redis.command(&["PING"]), Reply::Status("PONG".to_owned()));
-        let stranger =
-            crate::raw::exchange(redis.address(), b"PING\r\n", Duration::from_millis(200));
+        let words = b"PING\r\nQUIT\r\n";
+        let stranger = crate::raw::exchange(redis.address(), words, Duration::from_secs(5));
         assert!(stranger.text().contains("NOAUTH"), "{}", stranger.text());
     }
 

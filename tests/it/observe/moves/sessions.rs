@@ -151,7 +151,8 @@ async fn logins_refreshes_and_ends_are_counted_by_how_they_went() {
         watch.grew(name, series);
     }
 
-    // Two requests wait for one refresh.
+    // Two requests wait for one refresh, and its token is good when it comes.
+    provider.configure(|settings| settings.access_ttl = Duration::from_secs(3));
     provider.fault(
         Endpoint::Refresh,
         Fault::DelayAnswer(Duration::from_millis(500)),

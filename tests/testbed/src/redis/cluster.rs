@@ -10,8 +10,8 @@ use crate::raw::wait_for;
 
 /// Number of slots.
 pub const SLOTS: u16 = 16_384;
-/// How long a node may be silent.
-const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node may be silent: longer than a busy machine lets one wait.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for anything that the nodes have to agree on.
 const PATIENCE: Duration = Duration::from_secs(20);
 

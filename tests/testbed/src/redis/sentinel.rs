@@ -17,8 +17,8 @@ use crate::raw::wait_for;
 
 /// What the sentinels call the master.
 pub const MASTER: &str = "mymaster";
-/// How long a master may be silent.
-const DOWN_AFTER: Duration = Duration::from_secs(1);
+/// How long a master may be silent: longer than a busy machine lets one wait.
+const DOWN_AFTER: Duration = Duration::from_secs(2);
 /// Longest wait for sentinels, replicas or a failover.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,6 +1,7 @@
 //! Runs a Cluster: masters with a replica each, slots that can be moved, nodes that can be added.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -83,6 +84,9 @@ impl Cluster {
             .map(|node| self.url(node))
             .collect();
         let mut redis = json!({"mode": "cluster", "urls": urls});
+        if let Some(authority) = &self.nodes[0].authority {
+            redis["tls"] = json!({"ca_file": authority.file()});
+        }
         if let Some((user, password)) = &self.options.user {
             redis["username"] = json!(user);
             redis["password"] = json!(password);
@@ -154,6 +158,37 @@ impl Cluster {
         // It takes nothing for the first two seconds.
         self.wait_until_ok();
         index
+    }
+
+    /// Moves the first slots of a master to another as an operator does, with `redis-cli --cluster reshard`: up to this one
+    /// and `more`.
+    pub fn reshard(&self, last: u16, more: u16, from: usize, to: usize) {
+        let held = self
+            .ranges(from)
+            .into_iter()
+            .filter(|range| range.2 == from);
+        let up_to_it: u16 = held
+            .filter(|range| range.0 <= last)
+            .map(|range| range.1.min(last) - range.0 + 1)
+            .sum();
+        let count = up_to_it + more;
+        let mut command = Command::new("redis-cli");
+        if let Some(authority) = &self.nodes[from].authority {
+            command.arg("--tls").arg("--cacert").arg(authority.file());
+        }
+        let address = self.nodes[from].address().to_string();
+        let done = command
+            .args(["--cluster", "reshard", &address])
+            .args(["--cluster-from", &self.ids[from]])
+            .args(["--cluster-to", &self.ids[to]])
+            .args(["--cluster-slots", &count.to_string(), "--cluster-yes"])
+            .output()
+            .expect("scripts/install-deps installs redis-cli");
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stdout)
+        );
     }
 
     /// Begins to move a slot: the source knows the target, and the other way round.

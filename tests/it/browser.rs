@@ -2,6 +2,7 @@
 
 mod api;
 mod events;
+mod framed;
 mod pages;
 mod strict;
 

@@ -52,6 +52,25 @@ async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
 }
 
 #[tokio::test]
+async fn what_redis_said_while_this_process_was_frozen_is_heard() {
+    let server = RedisServer::start();
+    let (sessions, metrics) = open(&server.config());
+    // A few tries: should it be Redis that stands still, nothing is there to be heard.
+    eventually("heard", async || {
+        eventually("up", async || sessions.ping().await.is_ok()).await;
+        server.signal("STOP");
+        let mut asked = std::pin::pin!(sessions.ping());
+        assert!(futures_util::poll!(asked.as_mut()).is_pending());
+        // One thread does all the work of this test: the connection's task sends it, and does not run while that sleeps.
+        tokio::task::yield_now().await;
+        server.signal("CONT");
+        std::thread::sleep(Duration::from_millis(1200));
+        asked.await.is_ok() && metrics.store_connected.get() == 1
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_takes_connections_and_says_nothing_is_given_up_in_time() {
     let server = RedisServer::start();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

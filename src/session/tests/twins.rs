@@ -101,10 +101,7 @@ impl Side {
             }
             (Move::GiveUp, Some(_)) => {
                 let (lease, _) = self.leases[who].take().unwrap();
-                sessions
-                    .give_up(id, lease, Duration::from_secs(1))
-                    .await
-                    .unwrap();
+                sessions.give_up(id, lease, PAUSE).await.unwrap();
                 "gave up".into()
             }
             (Move::End, Some((lease, _))) => match sessions.end(id, lease).await.unwrap() {
@@ -126,6 +123,9 @@ impl Side {
         }
     }
 }
+
+/// Less than passes at once, and longer than a game takes on a real clock.
+const PAUSE: Duration = Duration::from_secs(9);
 
 #[test]
 fn memory_and_redis_play_the_same_game() {

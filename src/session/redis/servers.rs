@@ -419,11 +419,11 @@ async fn a_rotated_password_costs_no_request_whichever_side_learns_of_it_first()
     })
     .await;
     // Redis first: connections made with the old password stay, and both are good for a while.
+    let old = connections();
     set(&third, "on");
     redis
         .reconfigure(&config(&third))
         .expect("only the password");
-    let old = connections();
     eventually("another connection takes over", async || {
         let now = connections();
         (now.len() == 1 && now != old).then_some(())

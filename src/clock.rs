@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(
@@ -156,12 +156,29 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
     }
 }
 
+/// Waits for `work` until `deadline`, which holds however late this process is; only a last look is taken after it. What
+/// came while the process was frozen, or starved, may lie in a socket still, and whose task reads it has to run first. `None`
+/// when nothing came.
+///
+/// # Cancel safety
+/// As cancel safe as `work`.
+pub async fn by<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = timeout_at(deadline, &mut work).await {
+        return Some(done);
+    }
+    timeout(LAST_LOOK, work).await.ok()
+}
+
 /// How often a wait looks whether time has jumped.
 const SLICE: Duration = Duration::from_millis(250);
 /// A timer that is later than this was kept from running.
 const LATE: Duration = Duration::from_millis(100);
 /// A machine that is always this late gets no further than that.
 const SECOND_LOOKS: u32 = 4;
+
+/// For tasks that are ready to run, on a busy machine.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// A clock that stands still until told otherwise; for tests.
 #[derive(Debug)]
@@ -222,6 +239,18 @@ mod tests {
         std::thread::sleep(limit * 2);
         let _ = wake.send(());
         assert_eq!(waiting.await, Some(Some("an answer")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_holds_but_for_a_last_look() {
+        for ms in [0, 1, 450] {
+            let (began, limit) = (Instant::now(), Duration::from_millis(ms));
+            let waited = by(began + limit, std::future::pending::<()>()).await;
+            assert_eq!(waited, None);
+            let took = began.elapsed();
+            assert!(took >= limit && took < limit + LAST_LOOK * 2, "{took:?}");
+        }
+        assert_eq!(by(Instant::now(), async { 1 }).await, Some(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -207,9 +207,8 @@ impl Memory {
     ) -> bool {
         self.change(key, |session, turn| {
             let current = session.generation == lease.session.generation;
-            let ours = current
-                && !turn.claim.is_of_another(lease.owner, now)
-                && !matches!(turn.claim, Claim::Cooling { until } if now < until);
+            let ours =
+                current && !turn.claim.is_of_another(lease.owner, now) && !turn.claim.is_pause(now);
             if current && !ours {
                 turn.displaced = Some((lease.owner, now.plus(ttl)));
             }
@@ -274,8 +273,9 @@ impl Memory {
     ) {
         self.change(key, |session, turn| {
             turn.heard(lease.owner);
-            if !turn.claim.is_of_another(lease.owner, now) {
-                // A pause is for the token that failed, not for one that came meanwhile.
+            // Another's lease is not given up here, nor a pause ended that came of one.
+            if !turn.claim.is_of_another(lease.owner, now) && !turn.claim.is_pause(now) {
+                // It is for the token that failed, not for one that came meanwhile.
                 turn.claim = if session.generation == lease.session.generation {
                     Claim::Cooling {
                         until: now.plus(cool_down),
@@ -458,6 +458,10 @@ impl Turn {
 impl Claim {
     fn is_of_another(&self, me: Owner, now: Timestamp) -> bool {
         matches!(self, Self::Held { owner, until } if *owner != me && now < *until)
+    }
+
+    fn is_pause(&self, now: Timestamp) -> bool {
+        matches!(self, Self::Cooling { until } if now < *until)
     }
 
     fn left(&self, now: Timestamp) -> Duration {

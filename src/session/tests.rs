@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::testing::{RedisServer, START, config, deaf_proxy, session_at, store_at, tokens};
+use super::testing::{
+    RedisServer, START, config, deaf_proxy, session_at, store_at, takes_less_than, tokens,
+};
 use super::*;
 use crate::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use crate::config::model;
@@ -63,7 +65,7 @@ fn metric(metrics: &Metrics, series: &str) -> f64 {
         .unwrap_or_else(|| panic!("no series {series}"))
 }
 
-async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !check().await {
         assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");

@@ -122,17 +122,16 @@ async fn life_is_counted_from_when_the_request_went_out() {
     let scene = Scene::new().await;
     scene
         .server
-        .next("/token", good().after(Duration::from_millis(100)));
-    let clock = Arc::clone(&scene.clock);
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        clock.advance(Duration::from_secs(30));
-    });
-    let answer = scene
-        .provider
-        .renew(&season_ticket(), &Clearance::always())
-        .await
-        .unwrap();
+        .next("/token", good().after(Duration::from_millis(200)));
+    let passing = async {
+        while scene.server.received("/token").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scene.clock.advance(Duration::from_secs(30));
+    };
+    let (ticket, clearance) = (season_ticket(), Clearance::always());
+    let (answer, ()) = tokio::join!(scene.provider.renew(&ticket, &clearance), passing);
+    let answer = answer.unwrap();
     assert_eq!(answer.asked_at, NOW);
     assert_eq!(answer.expires_at, NOW.plus(Duration::from_secs(60)));
 }

@@ -215,27 +215,25 @@ async fn invalid_grant_does_not_end_what_a_sibling_is_about_to_store() {
 #[tokio::test]
 async fn invalid_grant_ends_nothing_while_one_who_lost_the_lease_waits_for_an_answer() {
     // REFRESH-20: a sibling presents the token we have rotated, and hears so before we hear anything.
-    let fleet = replicas::Fleet::new(2, Duration::from_millis(300)).await;
+    // Longer than a machine stands still, and shorter than requests wait.
+    let life = Duration::from_secs(3);
+    let mut fleet = replicas::Fleet::new(2, life).await;
+    Arc::get_mut(&mut fleet.idp).unwrap().timeout = life * 10;
     let ours = fleet.idp.stall();
     let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
     until("called", || fleet.idp.calls() == 1).await;
-    let lease = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+    let record = fleet.server.cli(&["KEYS", "daypass:s:*"]);
     let theirs = Arc::new(Semaphore::new(0));
     fleet.idp.act(Act::RejectAfter(Arc::clone(&theirs)));
     let late = fleet.replicas[1].requests(1, &fleet.id, &fleet.idp).await;
-    // Until the sibling has it before we take it again.
-    while fleet.idp.calls() == 1 {
-        fleet.server.cli(&["DEL", &lease]);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let record = lease.replace(":l:", ":s:");
+    fleet.hand_over(2).await;
     until("told of us", || {
         !fleet.server.cli(&["HGET", &record, "q"]).is_empty()
     })
     .await;
     theirs.add_permits(1);
     // Longer than a lease lives: that we wait is said again and again.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(life + Duration::from_secs(1)).await;
     assert_eq!(fleet.one().found(&fleet.id).await.session.generation, 0);
     ours.add_permits(1);
     for request in requests.into_iter().chain(late) {

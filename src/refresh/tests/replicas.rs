@@ -1,6 +1,9 @@
 //! Shows the same across processes: three replicas on one real Redis, and what its failures do.
 
+use futures_util::FutureExt as _;
+
 use super::*;
+use crate::session::testing::takes_less_than;
 
 /// Replicas on one Redis, with a session whose token has expired.
 pub(super) struct Fleet {
@@ -35,7 +38,24 @@ impl Fleet {
     pub(super) fn one(&self) -> &Replica {
         &self.replicas[0]
     }
+
+    /// Lets another have the lease before its first holder takes it again: until they present the token, the `calls`th
+    /// time that anybody does.
+    pub(super) async fn hand_over(&self, calls: usize) {
+        let lease = self.server.cli(&["KEYS", "daypass:l:*"]);
+        while self.idp.calls() < calls {
+            self.server.cli(&["EVAL", TAKE, "2", &lease, "first"]);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.server.cli(&["DEL", "first"]);
+    }
 }
+
+/// Takes the lease from whoever had it when it was first run, and from nobody else.
+const TAKE: &str = "local lease = redis.call('GET', KEYS[1])
+if not lease then return end
+redis.call('SETNX', KEYS[2], lease)
+if lease == redis.call('GET', KEYS[2]) then redis.call('DEL', KEYS[1]) end";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_replicas_make_one_call() {
@@ -65,15 +85,15 @@ async fn three_replicas_make_one_call() {
 #[tokio::test]
 async fn a_holder_that_died_is_replaced_when_its_lease_runs_out() {
     let fleet = Fleet::new(1, Duration::from_millis(300)).await;
+    let start = std::time::Instant::now();
     // Killed between lease and call: it will neither renew nor release.
     let died = fleet.one().sessions.lease(&fleet.id, 0).await.unwrap();
     assert!(matches!(died, LeaseAnswer::Granted(_)));
-    let start = std::time::Instant::now();
     let session = fleet.one().usable(&fleet.id, &fleet.idp).await.unwrap();
     assert_eq!(access(&session), "at-1");
     let waited = start.elapsed();
     assert!(
-        waited > Duration::from_millis(200) && waited < Duration::from_secs(2),
+        waited > Duration::from_millis(200) && waited < Duration::from_secs(4),
         "{waited:?}"
     );
 }
@@ -92,18 +112,23 @@ async fn one_replicas_failure_makes_the_others_pause() {
 #[tokio::test]
 async fn without_the_store_no_token_is_presented() {
     // REFRESH-37.
-    let mut fleet = Fleet::new(1, Sessions::LEASE).await;
-    let found = fleet.one().found(&fleet.id).await;
-    fleet.server.kill();
-    let start = std::time::Instant::now();
-    let usable = fleet
-        .one()
-        .refresher
-        .usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
-        .await;
-    assert!(matches!(usable, Err(RefreshError::Store)), "{usable:?}");
-    assert!(start.elapsed() < Duration::from_millis(500));
-    assert_eq!(fleet.idp.calls(), 0);
+    let enough = Duration::from_millis(500);
+    takes_less_than(enough, async || {
+        let mut fleet = Fleet::new(1, Sessions::LEASE).await;
+        let found = fleet.one().found(&fleet.id).await;
+        fleet.server.kill();
+        let start = std::time::Instant::now();
+        let usable = fleet
+            .one()
+            .refresher
+            .usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
+            .await;
+        let took = start.elapsed();
+        assert!(matches!(usable, Err(RefreshError::Store)), "{usable:?}");
+        assert_eq!(fleet.idp.calls(), 0);
+        took
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -132,6 +157,12 @@ async fn a_store_that_fails_after_a_lost_answer_makes_everyone_pause() {
 #[tokio::test]
 async fn nobody_waits_long_for_a_store_that_is_away_when_the_answer_comes() {
     // PRODUCT §7: 500 ms; and it is the store that is to blame.
+    let enough = Duration::from_secs(1);
+    takes_less_than(enough, store_away_when_the_answer_comes).await;
+}
+
+/// How long requests wait then.
+async fn store_away_when_the_answer_comes() -> Duration {
     let fleet = Fleet::new(1, Sessions::LEASE).await;
     let found = fleet.one().found(&fleet.id).await;
     let gate = fleet.idp.stall();
@@ -144,25 +175,21 @@ async fn nobody_waits_long_for_a_store_that_is_away_when_the_answer_comes() {
         let refused = request.await.unwrap();
         assert!(matches!(refused, Err(RefreshError::Store)), "{refused:?}");
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
     // Whoever comes later does not even wait for a deadline.
-    let usable = || {
-        let refresher = &fleet.one().refresher;
-        refresher.usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
-    };
-    let start = std::time::Instant::now();
-    let refused = usable().await;
-    assert!(matches!(refused, Err(RefreshError::Store)), "{refused:?}");
-    assert!(start.elapsed() < Duration::from_millis(100));
+    let refresher = &fleet.one().refresher;
+    let usable = refresher.usable_from(&fleet.id, &found, &fleet.idp, WINDOW);
+    let refused = usable.now_or_never();
+    assert!(
+        matches!(refused, Some(Err(RefreshError::Store))),
+        "{refused:?}"
+    );
     // The flight goes on, and brings home what it has.
     fleet.server.signal("CONT");
     until("landed", || fleet.one().refresher.in_flight() == 0).await;
     let session = fleet.one().usable(&fleet.id, &fleet.idp).await.unwrap();
     assert_eq!((access(&session), fleet.idp.calls()), ("at-1", 1));
+    took
 }
 
 #[tokio::test]
@@ -176,10 +203,10 @@ async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
     fleet.server.signal("STOP");
     gate.add_permits(1);
     for request in requests {
-        // Nobody is served from a token that is not stored.
+        // Nobody is served from a token that is not stored. The provider's time is over before the store's, as a rule.
         assert!(matches!(
             request.await.unwrap(),
-            Err(RefreshError::Unavailable { .. })
+            Err(RefreshError::Unavailable { .. } | RefreshError::Store)
         ));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -194,7 +221,7 @@ async fn a_rotated_token_survives_a_redis_that_is_away_when_it_comes() {
 #[tokio::test]
 async fn the_lease_is_kept_while_the_store_refuses_the_answer() {
     // A store that takes no more data, yet answers: nobody else may present the old token meanwhile.
-    let lease = Duration::from_millis(400);
+    let lease = Duration::from_secs(3);
     let fleet = Fleet::new(1, lease).await;
     let gate = fleet.idp.stall();
     let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
@@ -203,10 +230,12 @@ async fn the_lease_is_kept_while_the_store_refuses_the_answer() {
     let revoked = ["ACL", "SETUSER", "default", "-hset"];
     fleet.server.cli(&revoked);
     gate.add_permits(1);
-    for _ in 0..10 {
+    let held = fleet.server.cli(&["KEYS", "daypass:l:*"]);
+    for _ in 0..6 {
         tokio::time::sleep(lease / 4).await;
-        let held = fleet.server.cli(&["KEYS", "daypass:l:*"]);
-        assert!(!held.is_empty(), "the lease ran out");
+        // Its key lingers for five minutes when it has run out.
+        let left: u64 = fleet.server.cli(&["PTTL", &held]).parse().unwrap();
+        assert!(left > 300_000, "the lease ran out: {left}");
     }
     for request in requests {
         assert!(matches!(request.await.unwrap(), Err(RefreshError::Store)));
@@ -242,8 +271,8 @@ async fn a_logout_on_another_replica_beats_the_refresh() {
     assert_eq!(fleet.server.cli(&["KEYS", "daypass:[sl]:*"]), "");
 }
 
-/// A lease that tests can wait for.
-const SHORT: Duration = Duration::from_millis(300);
+/// A lease that tests can wait for, and that outlives a machine's standing still.
+const SHORT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn who_lost_the_lease_on_the_way_to_the_provider_does_not_present() {
@@ -253,9 +282,8 @@ async fn who_lost_the_lease_on_the_way_to_the_provider_does_not_present() {
     fleet.idp.act(Act::ReachedAfter(Arc::clone(&gate)));
     let late = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
     until("on its way", || fleet.idp.script.lock().is_empty()).await;
-    let lease = fleet.server.cli(&["KEYS", "daypass:l:*"]);
-    assert_eq!(fleet.server.cli(&["DEL", &lease]), "1");
-    let session = fleet.replicas[1].usable(&fleet.id, &fleet.idp).await;
+    let sibling = fleet.replicas[1].usable(&fleet.id, &fleet.idp);
+    let (session, ()) = tokio::join!(sibling, fleet.hand_over(1));
     assert_eq!(access(&session.unwrap()), "at-1");
     tokio::time::sleep(SHORT).await;
     gate.add_permits(1);

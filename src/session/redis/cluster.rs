@@ -19,6 +19,7 @@ use super::access::{Access, Place};
 use super::command::Command;
 use super::link::{Dialled, Link, LinkError, MAX_ATTEMPTS, Observer, Origin, Ready};
 use super::node::{Masters, Node};
+use crate::clock::by;
 use crate::metrics::Metrics;
 
 mod keeper;
@@ -175,9 +176,9 @@ impl Cluster {
         self.keep();
         let mut map = self.shared.map.subscribe();
         let found = map.wait_for(|map| !map.links.is_empty() || map.is_long_lost());
-        let link = match timeout_at(deadline, found).await {
-            Ok(Ok(map)) if map.links.is_empty() => return Some(Err(LinkError::Unreachable)),
-            Ok(Ok(map)) => map.links.get(number).cloned(),
+        let link = match by(deadline, found).await {
+            Some(Ok(map)) if map.links.is_empty() => return Some(Err(LinkError::Unreachable)),
+            Some(Ok(map)) => map.links.get(number).cloned(),
             _ => return Some(Err(LinkError::Timeout)),
         };
         Some(link?.ask(command, deadline, MAX_ATTEMPTS).await)
@@ -207,10 +208,8 @@ impl Cluster {
                     None => self.shared.home(slot).await,
                 }
             };
-            let ready = match timeout_at(deadline, ready).await {
-                Ok(ready) => ready?,
-                Err(_) => return Err(LinkError::Timeout),
-            };
+            let ready = by(deadline, ready).await;
+            let ready = ready.ok_or(LinkError::Timeout)??;
             let asked = ready.place().cloned();
             let asking = detour.take().is_some_and(|(_, asking)| asking);
             let failure = match ready.send(command, asking, deadline).await {
@@ -270,8 +269,8 @@ impl Cluster {
         self.keep();
         let mut map = self.shared.map.subscribe();
         let found = map.wait_for(|map| !map.links.is_empty() || map.is_long_lost());
-        let links = match timeout_at(deadline, found).await {
-            Ok(Ok(map)) => map.links.clone(),
+        let links = match by(deadline, found).await {
+            Some(Ok(map)) => map.links.clone(),
             _ => return Err(LinkError::Timeout),
         };
         let pings = links.iter().map(|link| ping(link, deadline));

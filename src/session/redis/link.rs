@@ -11,7 +11,7 @@ use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::answer::Class;
 pub(super) use self::answer::LinkError;
@@ -19,6 +19,7 @@ use super::access::{Access, Pass, Place};
 use super::command::Command;
 use super::node::{Masters, Node};
 use super::sentinel::Sentinels;
+use crate::clock::by;
 use crate::metrics::Metrics;
 use crate::seal::random;
 
@@ -206,10 +207,8 @@ impl Link {
         let mut sent = 0;
         let mut turned_away = 0;
         loop {
-            let ready = match timeout_at(deadline, self.ready()).await {
-                Ok(ready) => ready?,
-                Err(_) => return Err(LinkError::Timeout),
-            };
+            let ready = by(deadline, self.ready()).await;
+            let ready = ready.ok_or(LinkError::Timeout)??;
             match ready.send(command, false, deadline).await {
                 Err(LinkError::Lost) => {
                     sent += 1;
@@ -300,11 +299,11 @@ impl Ready {
         deadline: Instant,
     ) -> Result<T, LinkError> {
         let sent = Instant::now();
-        let answer = timeout_at(deadline, command.send(&mut self.connection, asking)).await;
+        let answer = by(deadline, command.send(&mut self.connection, asking)).await;
         let error = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error,
-            Err(_) => {
+            Some(Ok(answer)) => return Ok(answer),
+            Some(Err(error)) => error,
+            None => {
                 // It may only be slow, but nobody can tell that from frozen; a new connection costs little. What was sent
                 // at the last moment proves nothing: the heartbeat will tell.
                 if sent.elapsed() >= FAIR {
@@ -358,7 +357,8 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * f64::from(byte[0]) / 255.0)
 }
 
-/// The whole wait of a command. No request waits longer than 500 ms for a store that does not answer; the rest is ours.
+/// The whole wait of a command, but for last looks. No request waits longer than 500 ms for a store that does not answer;
+/// the rest is ours.
 pub(super) const ANSWER: Duration = Duration::from_millis(450);
 /// One attempt to connect: TCP, TLS, AUTH and PING.
 pub(super) const DIAL: Duration = Duration::from_secs(1);

@@ -7,15 +7,20 @@ use daypass_testbed::redis::cluster::Cluster;
 use daypass_testbed::redis::sentinel::{MASTER, Watched, user};
 use daypass_testbed::redis::{Options, Redis as Server};
 
+use super::link::ANSWER;
 use super::*;
 use crate::metrics::Metrics;
 use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
-use crate::session::testing::{session_at, tokens};
+use crate::session::testing::{session_at, takes_less_than, tokens};
+
+mod addresses;
 
 const LIFE: Duration = Duration::from_secs(600);
 const LEASE: Duration = Duration::from_secs(10);
 /// Longest wait for what happens by itself.
 const SOON: Duration = Duration::from_secs(15);
+/// Nobody waits for longer, on a machine that does not stand still.
+const IN_TIME: Duration = Duration::from_millis(900);
 
 /// Rights of an ACL user, as docs/redis.md lists them.
 fn documented_rights(section: &str) -> String {
@@ -74,15 +79,36 @@ async fn generation(redis: &Redis, id: &SessionId) -> Option<u64> {
     loaded.map(|loaded| loaded.session.generation)
 }
 
-/// One refresh from lease to commit.
+/// A session, once the servers answer.
+async fn created(redis: &Redis) -> SessionId {
+    eventually("stored", async || create(redis).await.ok()).await
+}
+
+/// One refresh from lease to commit. Only servers that stand still are asked twice: nothing is given up before its time.
 async fn refresh(redis: &Redis, id: &SessionId, known: u64) {
-    let answer = redis.lease(id, &keys(), known, LEASE).await;
-    let Ok(LeaseAnswer::Granted(lease)) = answer else {
-        panic!("{answer:?}");
-    };
+    let mut unheard = false;
+    let lease = eventually("granted", async || {
+        let began = Instant::now();
+        match redis.lease(id, &keys(), known, LEASE).await {
+            Ok(LeaseAnswer::Granted(lease)) => return Some(lease),
+            // It may be ours.
+            Ok(LeaseAnswer::Held { .. }) if unheard => {}
+            answer => assert!(answer.is_err() && began.elapsed() >= ANSWER, "{answer:?}"),
+        }
+        unheard = true;
+        None
+    })
+    .await;
     let next = tokens(known + 1, now());
-    let answer = redis.commit(id, &keys(), &lease, &next).await;
-    assert!(matches!(answer, Ok(CommitAnswer::Stored(_))), "{answer:?}");
+    eventually("stored", async || {
+        let began = Instant::now();
+        let answer = redis.commit(id, &keys(), &lease, &next).await;
+        let stored = matches!(answer, Ok(CommitAnswer::Stored(_)));
+        let slow = answer.is_err() && began.elapsed() >= ANSWER;
+        assert!(stored || slow, "{answer:?}");
+        stored.then_some(())
+    })
+    .await;
 }
 
 async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
@@ -138,7 +164,7 @@ async fn keys_are_followed_while_their_slots_move_and_to_masters_that_join() {
     let (redis, metrics) = open_store(&config);
     let mut sessions = Vec::new();
     for _ in 0..30 {
-        sessions.push(create(&redis).await.expect("stored"));
+        sessions.push(created(&redis).await);
     }
     let mut known = ids(&redis.link.masters());
     known.sort();
@@ -172,12 +198,15 @@ async fn keys_are_followed_while_their_slots_move_and_to_masters_that_join() {
     );
     // Record and lease must be together, and a lease that does not exist is nowhere: Redis says to try again, and till the
     // end of the move nobody can hold it.
-    let began = Instant::now();
-    let answer = redis.lease(id, &keys(), 1, LEASE).await;
-    assert!(answer.is_err(), "TRYAGAIN: {answer:?}");
-    assert!(began.elapsed() < Duration::from_millis(900), "in time");
+    takes_less_than(IN_TIME, async || {
+        let began = Instant::now();
+        let answer = redis.lease(id, &keys(), 1, LEASE).await;
+        assert!(answer.is_err(), "TRYAGAIN: {answer:?}");
+        began.elapsed()
+    })
+    .await;
     let moving = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         cluster.end_move(slot, from, to);
     };
     // A request that comes while the slot is on its way waits for it, and then finds the new master without scripts.
@@ -210,9 +239,12 @@ async fn keys_are_followed_while_their_slots_move_and_to_masters_that_join() {
 
     // With a part of the data away, what is wrong is told, and the rest served.
     cluster.node_mut(joined).kill();
-    let began = Instant::now();
-    assert!(redis.load(id, &keys()).await.is_err());
-    assert!(began.elapsed() < Duration::from_millis(900));
+    takes_less_than(IN_TIME, async || {
+        let began = Instant::now();
+        assert!(redis.load(id, &keys()).await.is_err());
+        began.elapsed()
+    })
+    .await;
     eventually("it shows", async || {
         (metrics.store_connected.get() == 0).then_some(())
     })
@@ -273,7 +305,7 @@ async fn an_old_master_that_still_answers_is_left_for_the_one_the_sentinels_name
     let (redis, metrics) = redis_of(MASTER, &app.1);
     let mut masters = redis.link.masters();
     assert_eq!(ids(&masters), Vec::<String>::new(), "nobody was asked yet");
-    let id = create(&redis).await.expect("stored");
+    let id = created(&redis).await;
     refresh(&redis, &id, 0).await;
     let old = watched.server(0).address().to_string();
     assert_eq!(ids(&masters), [old.as_str()]);
@@ -332,7 +364,7 @@ async fn a_rotated_password_costs_no_request_whichever_side_learns_of_it_first()
     };
     let (redis, _) = open_store(&config(&first));
     let redis = Arc::new(redis);
-    let id = create(&redis).await.expect("stored");
+    let id = created(&redis).await;
     let masters = redis.link.masters();
     let connections = || {
         let list = server.command(&["CLIENT", "LIST"]).bytes();
@@ -387,11 +419,11 @@ async fn a_rotated_password_costs_no_request_whichever_side_learns_of_it_first()
     })
     .await;
     // Redis first: connections made with the old password stay, and both are good for a while.
+    let old = connections();
     set(&third, "on");
     redis
         .reconfigure(&config(&third))
         .expect("only the password");
-    let old = connections();
     eventually("another connection takes over", async || {
         let now = connections();
         (now.len() == 1 && now != old).then_some(())
@@ -426,60 +458,4 @@ async fn a_rotated_password_costs_no_request_whichever_side_learns_of_it_first()
     assert!(locked_out.load(&id, &keys()).await.is_err());
     set(&first, "on");
     eventually("let in", async || locked_out.load(&id, &keys()).await.ok()).await;
-}
-
-#[test]
-fn another_address_takes_a_restart_and_the_order_of_urls_does_not() {
-    let urls = |all: &[&str]| all.iter().map(|&url| url.to_owned()).collect::<Vec<_>>();
-    let sentinel = |name: &str| model::RedisMode::Sentinel {
-        master: name.into(),
-        username: None,
-        password: None,
-    };
-    let (redis, _) = open_store(&store(
-        &urls(&["redis://a/1", "redis://b/1"]),
-        sentinel("m"),
-    ));
-    for (name, config, good) in [
-        (
-            "the same",
-            store(&urls(&["redis://a/1", "redis://b:26379/1"]), sentinel("m")),
-            true,
-        ),
-        (
-            "another order",
-            store(&urls(&["redis://b/1", "redis://a/1"]), sentinel("m")),
-            true,
-        ),
-        (
-            "another master",
-            store(&urls(&["redis://a/1", "redis://b/1"]), sentinel("n")),
-            false,
-        ),
-        (
-            "another mode",
-            store(
-                &urls(&["redis://a", "redis://b"]),
-                model::RedisMode::Cluster,
-            ),
-            false,
-        ),
-        (
-            "another database",
-            store(&urls(&["redis://a/2", "redis://b/2"]), sentinel("m")),
-            false,
-        ),
-        (
-            "one less",
-            store(&urls(&["redis://a/1"]), sentinel("m")),
-            false,
-        ),
-        (
-            "with TLS",
-            store(&urls(&["rediss://a/1", "rediss://b/1"]), sentinel("m")),
-            false,
-        ),
-    ] {
-        assert_eq!(redis.reconfigure(&config).is_ok(), good, "{name}");
-    }
 }

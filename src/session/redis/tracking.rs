@@ -21,7 +21,7 @@ use redis::{
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use self::server::{Ended, Role, look};
@@ -29,6 +29,7 @@ use super::command::code;
 use super::link::{ANSWER, DIAL, jittered};
 use super::node::{Masters, Node};
 use super::topology::Roster;
+use crate::clock::by;
 use crate::metrics::Metrics;
 use crate::seal::random;
 use crate::session::cache::{Cache, Entry};
@@ -204,10 +205,11 @@ impl Shared {
     /// Tracks one master until that ends.
     async fn track(self: &Arc<Self>, at: usize, node: &Node, demoted: bool) -> Ended {
         let cut = Arc::new(Notify::new());
-        let mut connection = match timeout(DIAL, self.dial(node, Arc::clone(&cut))).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(ended)) => return ended,
-            Err(_) => return Ended::Lost,
+        let dialled = self.dial(node, Arc::clone(&cut));
+        let mut connection = match by(Instant::now() + DIAL, dialled).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(ended)) => return ended,
+            None => return Ended::Lost,
         };
         if demoted {
             self.lead(node).await;
@@ -219,16 +221,16 @@ impl Shared {
                 () = sleep(BEAT) => {}
             }
             let sent = Instant::now();
-            match timeout(ANSWER, look(&mut connection)).await {
-                Ok(Ok(Role::Master)) => self.proven(at, sent),
+            match by(sent + ANSWER, look(&mut connection)).await {
+                Some(Ok(Role::Master)) => self.proven(at, sent),
                 // What is written to another master from now on, this one hears of late or never.
-                Ok(Ok(Role::Replica)) => return Ended::Demoted,
-                Ok(Ok(Role::CutOff)) => return Ended::NotReady,
-                Ok(Err(error)) => match Ended::of(&error) {
+                Some(Ok(Role::Replica)) => return Ended::Demoted,
+                Some(Ok(Role::CutOff)) => return Ended::NotReady,
+                Some(Err(error)) => match Ended::of(&error) {
                     Ended::Refused(_) => return Ended::NotReady,
                     ended => return ended,
                 },
-                Err(_) => return Ended::Silent,
+                None => return Ended::Silent,
             }
         }
     }
@@ -258,8 +260,8 @@ impl Shared {
         let heard = Arc::new(AtomicBool::new(false));
         let ears = (probe.clone().into_bytes(), Arc::clone(&heard));
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(DIAL))
-            .set_response_timeout(Some(DIAL))
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
                 match push.kind {
                     PushKind::Invalidate => {

@@ -77,7 +77,8 @@ async fn a_cached_session_costs_redis_nothing() {
     let entries = &metrics.session_cache_entries;
     eventually("the gauge tells", async || entries.get() == 1).await;
     assert_eq!(two.held(), 1);
-    assert_eq!(trackers(&server).len(), 1, "one connection per replica");
+    let one_each = async || trackers(&server).len() == 1;
+    eventually("one connection per replica", one_each).await;
 }
 
 #[tokio::test]
@@ -158,11 +159,11 @@ async fn use_elsewhere_extends_the_idle_time_here() {
     let (one, _) = open(&config);
     let id = one.create(session_at(now())).await.unwrap();
     let record = record_key(&server);
-    server.cli(&["PEXPIRE", &record, "200"]);
+    server.cli(&["PEXPIRE", &record, "3000"]);
     let (two, _) = open(&config);
     found(two.peek(&id).await);
     server.cli(&["PEXPIRE", &record, "500000"]);
-    tokio::time::sleep(Duration::from_millis(210)).await;
+    tokio::time::sleep(Duration::from_millis(3010)).await;
     found(two.peek(&id).await);
 }
 
@@ -195,27 +196,47 @@ async fn a_frozen_redis_is_noticed_and_cached_sessions_do_not_wait_for_it() {
     let (one, _) = open(&server.config());
     let id = one.create(session_at(now())).await.unwrap();
     let unread = one.create(session_at(now())).await.unwrap();
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let (two, metrics) = replica(&with_staleness(&server, limit), &id).await;
-    server.signal("STOP");
-    let frozen = Instant::now();
-    let mut slowest = Duration::ZERO;
-    // Until after the heartbeat: served, and nobody waits for a deadline.
-    while looked_up(&metrics, "stale") < 20.0 {
-        let start = Instant::now();
+    let mut frozen = Instant::now();
+    let enough = Duration::from_millis(400);
+    takes_less_than(enough, async || {
+        server.signal("CONT");
+        eventually("thawed", async || two.ping().await.is_ok()).await;
+        tracked(&metrics).await;
         found(two.load(&id).await);
-        slowest = slowest.max(start.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert!(slowest < Duration::from_millis(400), "{slowest:?}");
-    let start = Instant::now();
-    assert!(two.load(&unread).await.is_err());
-    assert!(start.elapsed() < Duration::from_millis(600));
-    eventually("max_staleness ends it", async || {
-        two.load(&id).await.is_err()
+        let stale = looked_up(&metrics, "stale");
+        server.signal("STOP");
+        frozen = Instant::now();
+        let mut slowest = Duration::ZERO;
+        // Until after the heartbeat: served, and nobody waits for a deadline.
+        while looked_up(&metrics, "stale") < stale + 20.0 {
+            let start = Instant::now();
+            found(two.load(&id).await);
+            slowest = slowest.max(start.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        slowest
     })
     .await;
-    assert!(frozen.elapsed() < limit + Duration::from_secs(2));
+    let enough = Duration::from_millis(600);
+    takes_less_than(enough, async || {
+        let start = Instant::now();
+        assert!(two.load(&unread).await.is_err());
+        start.elapsed()
+    })
+    .await;
+    let mut served = frozen;
+    eventually("max_staleness ends it", async || {
+        let start = Instant::now();
+        let ended = two.load(&id).await.is_err();
+        if !ended {
+            served = start;
+        }
+        ended
+    })
+    .await;
+    assert!(served < frozen + limit + Duration::from_secs(2));
     server.signal("CONT");
     eventually("thawed", async || two.load(&id).await.is_ok()).await;
     tracked(&metrics).await;
@@ -302,11 +323,8 @@ async fn a_proxy_that_keeps_the_pushes_to_itself_is_found_out() {
     let start = Instant::now();
     eventually("refused", async || is_missing(&two, &id).await).await;
     assert!(start.elapsed() < Duration::from_secs(3));
-    assert_eq!(
-        server.cli(&["KEYS", "daypass:p:*"]),
-        "",
-        "nothing is left of the probe"
-    );
+    let gone = async || server.cli(&["KEYS", "daypass:p:*"]).is_empty();
+    eventually("nothing is left of the probe", gone).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,18 @@
 use super::redis::{now, open, record_key, tracked};
 use super::*;
 
+/// No request waits longer for a store that does not answer.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
+/// How many commands were given up on at their deadlines.
+fn timeouts(metrics: &Metrics) -> f64 {
+    let of = |op| format!(r#"daypass_store_operations_total{{op="{op}",result="timeout"}}"#);
+    ["load", "create", "delete"]
+        .map(|op| metric(metrics, &of(op)))
+        .iter()
+        .sum()
+}
+
 #[tokio::test]
 async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
     // PRODUCT §7: no request waits more than 500 ms; an I/O error is no miss.
@@ -12,8 +24,7 @@ async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
     // Which this process has never met.
     let id = open(&server.config()).0.create(session_at(now())).await;
     let id = id.unwrap();
-    server.signal("STOP");
-    for _ in 0..2 {
+    let all_refused = async || {
         let start = Instant::now();
         let all: Vec<_> = (0..50)
             .map(|_| {
@@ -24,31 +35,55 @@ async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
         for one in all {
             assert!(one.await.unwrap());
         }
-        assert!(
-            start.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            start.elapsed()
-        );
-    }
-    assert_eq!(metrics.store_connected.get(), 0);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let start = Instant::now();
-    assert!(sessions.delete(&id).await.is_err());
-    assert!(
-        start.elapsed() < Duration::from_millis(50),
-        "a long outage is told at once"
-    );
-
-    server.signal("CONT");
-    let start = Instant::now();
-    eventually("thawed", async || sessions.load(&id).await.is_ok()).await;
-    assert!(
-        start.elapsed() < Duration::from_millis(1500),
-        "{:?}",
         start.elapsed()
-    );
+    };
+    takes_less_than(HALF_A_SECOND, async || {
+        server.signal("CONT");
+        eventually("thawed", async || sessions.ping().await.is_ok()).await;
+        server.signal("STOP");
+        // First they wait for an answer, then for a connection.
+        all_refused().await.max(all_refused().await)
+    })
+    .await;
+    assert_eq!(metrics.store_connected.get(), 0);
+
+    let soon = Duration::from_millis(1500);
+    takes_less_than(soon, async || {
+        server.signal("STOP");
+        // Nobody waits for a deadline any more.
+        eventually("a long outage is told at once", async || {
+            let before = timeouts(&metrics);
+            assert!(sessions.delete(&id).await.is_err());
+            (timeouts(&metrics) - before).abs() < 0.5
+        })
+        .await;
+        server.signal("CONT");
+        let start = Instant::now();
+        eventually("thawed", async || sessions.load(&id).await.is_ok()).await;
+        start.elapsed()
+    })
+    .await;
     found(sessions.load(&id).await);
     assert_eq!(metrics.store_connected.get(), 1);
+}
+
+#[tokio::test]
+async fn what_redis_said_while_this_process_was_frozen_is_heard() {
+    let server = RedisServer::start();
+    let (sessions, metrics) = open(&server.config());
+    // A few tries: should it be Redis that stands still, nothing is there to be heard.
+    eventually("heard", async || {
+        eventually("up", async || sessions.ping().await.is_ok()).await;
+        server.signal("STOP");
+        let mut asked = std::pin::pin!(sessions.ping());
+        assert!(futures_util::poll!(asked.as_mut()).is_pending());
+        // One thread does all the work of this test: the connection's task sends it, and does not run while that sleeps.
+        tokio::task::yield_now().await;
+        server.signal("CONT");
+        std::thread::sleep(Duration::from_millis(1200));
+        asked.await.is_ok() && metrics.store_connected.get() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -58,23 +93,21 @@ async fn a_server_that_takes_connections_and_says_nothing_is_given_up_in_time() 
     let mut store = server.store();
     let url = format!("redis://{}/0", silent.local_addr().unwrap());
     store.url = crate::secret::StoreUrl::new(url);
-    let (sessions, metrics) = open(&config(model::Store::Redis(Box::new(store))));
+    let config = config(model::Store::Redis(Box::new(store)));
     let id = SessionId::generate();
-    for _ in 0..3 {
-        let start = Instant::now();
-        assert!(sessions.load(&id).await.is_err());
-        assert!(
-            start.elapsed() < Duration::from_millis(500),
-            "{:?}",
-            start.elapsed()
-        );
-    }
-    assert_eq!(metrics.store_connected.get(), 0);
-    let timeouts = metric(
-        &metrics,
-        r#"daypass_store_operations_total{op="load",result="timeout"}"#,
-    );
-    assert!(timeouts > 0.5);
+    takes_less_than(HALF_A_SECOND, async || {
+        let (sessions, metrics) = open(&config);
+        let mut longest = Duration::ZERO;
+        for _ in 0..3 {
+            let start = Instant::now();
+            assert!(sessions.load(&id).await.is_err());
+            longest = longest.max(start.elapsed());
+        }
+        assert_eq!(metrics.store_connected.get(), 0);
+        assert!(timeouts(&metrics) > 0.5);
+        longest
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -89,26 +122,28 @@ async fn a_refused_command_is_an_error_and_no_reason_to_reconnect() {
         .commit(&id, &lease, &tokens(1, now()))
         .await
         .unwrap();
-    let connected = server.cli(&["INFO", "stats"]);
-    let count = |info: &str| {
+    let connections = || {
+        let info = server.cli(&["INFO", "stats"]);
         let line = info
             .lines()
             .find_map(|l| l.strip_prefix("total_connections_received:"));
         line.unwrap().trim().parse::<u64>().unwrap()
     };
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert!(sessions.create(session_at(now())).await.is_err(), "OOM");
-    let lease = sessions.lease(&id, 1).await;
-    assert!(lease.is_err(), "no lease, no presenting: {lease:?}");
-    found(sessions.load(&id).await);
+    // Connections may be lost on a machine that stands still; not each time.
+    eventually("no reconnect", async || {
+        let before = connections();
+        assert!(sessions.create(session_at(now())).await.is_err(), "OOM");
+        let lease = sessions.lease(&id, 1).await;
+        assert!(lease.is_err(), "no lease, no presenting: {lease:?}");
+        found(sessions.load(&id).await);
+        // One by redis-cli, for asking; none by us.
+        sessions.ping().await.is_ok() && connections() == before + 1
+    })
+    .await;
     assert!(
         sessions.delete(&id).await.unwrap().is_some(),
         "a logout works"
-    );
-    // Two by redis-cli, for the settings and for asking; none by us.
-    assert_eq!(
-        count(&server.cli(&["INFO", "stats"])),
-        count(&connected) + 2
     );
 }
 
@@ -116,20 +151,28 @@ async fn a_refused_command_is_an_error_and_no_reason_to_reconnect() {
 async fn start_up_needs_no_redis_and_a_restart_heals_by_itself() {
     let mut server = RedisServer::start();
     server.kill();
-    let (sessions, metrics) = open(&server.config());
-    let start = Instant::now();
-    assert!(sessions.create(session_at(now())).await.is_err());
-    assert!(start.elapsed() < Duration::from_millis(500));
+    let mut opened = open(&server.config());
+    takes_less_than(HALF_A_SECOND, async || {
+        opened = open(&server.config());
+        let start = Instant::now();
+        assert!(opened.0.create(session_at(now())).await.is_err());
+        start.elapsed()
+    })
+    .await;
+    let (sessions, metrics) = opened;
     assert_eq!(metrics.store_connected.get(), 0);
 
-    server.restart();
-    let start = Instant::now();
-    eventually("up", async || sessions.ping().await.is_ok()).await;
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
+    let soon = Duration::from_secs(1);
+    takes_less_than(soon, async || {
+        server.kill();
+        let away = async || metrics.store_connected.get() == 0;
+        eventually("away", away).await;
+        server.restart();
+        let start = Instant::now();
+        eventually("up", async || sessions.ping().await.is_ok()).await;
         start.elapsed()
-    );
+    })
+    .await;
 
     // A connection that Redis closed is replaced within the request that finds out.
     let id = sessions.create(session_at(now())).await.unwrap();
@@ -220,7 +263,8 @@ async fn lossy(port: u16, marker: String, cut: bool) -> u16 {
 #[tokio::test]
 async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
     // LOGOUT-05: or else its tokens would be revoked by nobody.
-    for cut in [true, false] {
+    let soon = Duration::from_millis(700);
+    let lost = async |cut: bool| {
         let server = RedisServer::start();
         let (direct, _) = open(&server.config());
         let id = direct.create(session_at(now())).await.unwrap();
@@ -234,7 +278,11 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
         let start = Instant::now();
         let mut deleted = sessions.delete(&id).await;
-        assert!(start.elapsed() < Duration::from_millis(700));
+        let took = start.elapsed();
+        if cut && deleted.is_err() {
+            // Only a machine that stood still has not answered in time.
+            return Duration::MAX;
+        }
         if !cut {
             // Nobody can tell in time; the user is told, and tries again.
             assert!(deleted.is_err(), "{deleted:?}");
@@ -247,6 +295,10 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         eventually("no tombstone", async || server.cli(&["DBSIZE"]) == "0").await;
         let again = sessions.delete(&id).await.unwrap();
         assert!(again.is_none(), "LOGOUT-16: {again:?}");
+        took
+    };
+    for cut in [true, false] {
+        takes_less_than(soon, async || lost(cut).await).await;
     }
 }
 

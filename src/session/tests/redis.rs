@@ -119,13 +119,13 @@ async fn a_record_lives_as_long_as_it_can_be_used_and_use_extends_it_now_and_the
     session.expires_at = now().plus(Duration::from_secs(40));
     sessions.create(session).await.unwrap();
     let ttl = pttl(&server, &record_key(&server));
-    assert!((38_000..=40_000).contains(&ttl), "absolute: {ttl}");
+    assert!((30_000..=40_000).contains(&ttl), "absolute: {ttl}");
 
     server.cli(&["FLUSHALL"]);
     let id = sessions.create(session_at(now())).await.unwrap();
     let record = record_key(&server);
     let ttl = pttl(&server, &record);
-    assert!((98_000..=100_000).contains(&ttl), "idle: {ttl}");
+    assert!((90_000..=100_000).contains(&ttl), "idle: {ttl}");
 
     let touches = || {
         metric(
@@ -153,10 +153,10 @@ async fn a_ttl_that_was_stretched_serves_nobody_beyond_the_lifetime() {
     let server = RedisServer::start();
     let (sessions, metrics) = open(&server.config());
     let mut session = session_at(now());
-    session.expires_at = now().plus(Duration::from_millis(200));
+    session.expires_at = now().plus(Duration::from_secs(3));
     let id = sessions.create(session).await.unwrap();
     server.cli(&["PERSIST", &record_key(&server)]);
-    tokio::time::sleep(Duration::from_millis(210)).await;
+    tokio::time::sleep(Duration::from_millis(3010)).await;
     assert_eq!(missing(sessions.load(&id).await), Gone::Expired);
     assert!(metric(&metrics, r#"daypass_session_ends_total{reason="expired"}"#) > 0.5);
 }
@@ -188,7 +188,7 @@ async fn touching_never_recreates_a_record() {
     let server = RedisServer::start();
     let (sessions, _) = open(&server.config());
     let id = sessions.create(session_at(now())).await.unwrap();
-    server.cli(&["PEXPIRE", &record_key(&server), "1000"]);
+    server.cli(&["PEXPIRE", &record_key(&server), "60000"]);
     found(sessions.load(&id).await);
     sessions.delete(&id).await.unwrap();
     sessions.ping().await.unwrap();

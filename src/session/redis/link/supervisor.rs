@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError, RedisResult};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::answer::Class;
 use super::{ANSWER, DIAL, Origin, Shared, State, jittered};
+use crate::clock::by;
 use crate::session::redis::access::{Pass, Place, may_be_refusal};
 use crate::session::redis::command::code;
 use crate::session::redis::node::Node;
@@ -84,9 +85,10 @@ impl Shared {
     async fn enter(&self, place: &Place, pass: &Arc<Pass>) -> RedisResult<Entered> {
         let node = pass.node(place)?;
         let attempt = async {
+            // Whoever waits has a deadline; the crate's own would take no last look.
             let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(DIAL))
-                .set_response_timeout(Some(DIAL))
+                .set_connection_timeout(None)
+                .set_response_timeout(None)
                 .set_pipeline_buffer_size(QUEUE);
             let mut connection = node
                 .client
@@ -96,9 +98,9 @@ impl Shared {
             self.check(&mut connection).await?;
             Ok(connection)
         };
-        let connection: RedisResult<_> = timeout(DIAL, attempt)
+        let connection: RedisResult<_> = by(Instant::now() + DIAL, attempt)
             .await
-            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+            .unwrap_or_else(|| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         let connection = connection?;
         Ok(Entered {
             connection,
@@ -163,9 +165,9 @@ impl Shared {
         loop {
             beat.tick().await;
             let mut connection = entered.connection.clone();
-            match timeout(ANSWER, self.check(&mut connection)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) if Class::of(&error) == Class::Answer => {}
+            match by(Instant::now() + ANSWER, self.check(&mut connection)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) if Class::of(&error) == Class::Answer => {}
                 _ => return,
             }
         }

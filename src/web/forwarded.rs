@@ -275,12 +275,41 @@ struct Text {
 
 impl Text {
     fn of(ip: IpAddr) -> Self {
-        let mut bytes = [0; 45];
-        let mut cursor = std::io::Cursor::new(&mut bytes[..]);
         // The longest text of an IPv6 address has 45 bytes (INET6_ADDRSTRLEN less the NUL).
-        let _ = write!(cursor, "{ip}");
-        let len = usize::try_from(cursor.position()).unwrap_or_default();
-        Self { bytes, len }
+        let mut text = Self {
+            bytes: [0; 45],
+            len: 0,
+        };
+        match ip {
+            // By hand: four numbers by way of `fmt` cost a tenth of all that is done to the request's head.
+            IpAddr::V4(ip) => {
+                for (at, octet) in ip.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        text.push(b'.');
+                    }
+                    if octet >= 100 {
+                        text.push(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        text.push(b'0' + octet / 10 % 10);
+                    }
+                    text.push(b'0' + octet % 10);
+                }
+            }
+            IpAddr::V6(ip) => {
+                let mut cursor = std::io::Cursor::new(&mut text.bytes[..]);
+                let _ = write!(cursor, "{ip}");
+                text.len = usize::try_from(cursor.position()).unwrap_or_default();
+            }
+        }
+        text
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {

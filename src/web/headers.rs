@@ -1,8 +1,8 @@
 //! Decides which header fields may pass, and how claims become field values.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::claims::Claim;
@@ -139,16 +139,17 @@ pub fn strip_hop_by_hop(headers: &mut impl Edit, upgrade: bool) {
             headers.remove(&UPGRADE);
         }
     }
-    for name in [PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
-        if headers.fields().contains_key(&name) {
-            headers.remove(&name);
-        }
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        if headers.fields().contains_key(name) {
-            headers.remove(&HeaderName::from_static(name));
-        }
-    }
+    // One look at each name costs less than one look-up for each of these.
+    remove_where(headers, |name| {
+        matches!(
+            name.as_str(),
+            "proxy-authorization"
+                | "proxy-authenticate"
+                | "keep-alive"
+                | "proxy-connection"
+                | "http2-settings"
+        )
+    });
 }
 
 /// The comma-separated members of all fields of the name, without the space around them.

@@ -351,3 +351,18 @@ fn upstreams_hear_of_the_client_from_us_alone() {
         "an untrusted Unix peer has no address to tell"
     );
 }
+
+#[test]
+fn addresses_are_written_as_everywhere() {
+    let numbers = [0, 1, 9, 10, 19, 99, 100, 109, 110, 199, 200, 255];
+    for a in numbers {
+        for b in numbers {
+            let ip = Ipv4Addr::new(a, b, b, a).into();
+            assert_eq!(Text::of(ip).as_bytes(), ip.to_string().as_bytes());
+        }
+    }
+    for ip in ["::", "fd00::1", "2001:db8:1111:2222:3333:4444:5555:6666"] {
+        let text = Text::of(ip.parse().expect("an address"));
+        assert_eq!(text.as_bytes(), ip.as_bytes());
+    }
+}

@@ -117,3 +117,32 @@ impl std::fmt::Debug for Seen {
 
 const REMEMBERED: usize = 10_000;
 const SLACK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::START;
+
+    #[test]
+    fn idle_time_is_extended_now_and_then_also_after_the_clock_was_set_back() {
+        let seen = Seen::new(Arc::new(Metrics::new().unwrap()));
+        let key = crate::session::SessionId::generate().record_key();
+        let (pause, minutes) = (Duration::from_secs(60), |n: u64| {
+            Duration::from_secs(60 * n)
+        });
+        let now = START.plus(minutes(600));
+        seen.met(
+            key,
+            Last {
+                expires_at: now.plus(minutes(600)),
+                idle_expires_at: None,
+            },
+        );
+        assert!(seen.claim_touch(key, now, pause), "the first");
+        assert!(!seen.claim_touch(key, now.plus(pause / 2), pause));
+        assert!(seen.claim_touch(key, now.plus(pause), pause));
+        // An hour back: or else nobody would extend it for an hour.
+        assert!(seen.claim_touch(key, START.plus(minutes(540)), pause));
+        assert!(!seen.claim_touch(key, START.plus(minutes(540)), pause));
+    }
+}

@@ -207,8 +207,17 @@ impl Drop for RedisServer {
     }
 }
 
-/// A proxy before a Redis that says yes to `CLIENT TRACKING` and does nothing about it. Its address, and how often it did.
-pub(crate) async fn deaf_proxy(port: u16) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+/// What a proxy before a Redis makes of tracking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Odd {
+    /// Says yes to `CLIENT TRACKING` and does nothing about it.
+    Deaf,
+    /// Hangs up on `HELLO`, which it has never heard of.
+    HangsUp,
+}
+
+/// Such a proxy: its address, and how often it did so.
+pub(crate) async fn odd_proxy(port: u16, odd: Odd) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -228,7 +237,10 @@ pub(crate) async fn deaf_proxy(port: u16) -> (std::net::SocketAddr, Arc<AtomicUs
                 while let Ok(count @ 1..) = asks.read(&mut buffer).await {
                     // Each connection sends one command at a time until it tracks.
                     let text = String::from_utf8_lossy(&buffer[..count]);
-                    let passed = if text.contains("TRACKING") {
+                    let passed = if odd == Odd::HangsUp && text.contains("HELLO") {
+                        swallowed.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    } else if odd == Odd::Deaf && text.contains("TRACKING") {
                         swallowed.fetch_add(1, Ordering::SeqCst);
                         &b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$4\r\ndeaf\r\n"[..]
                     } else {

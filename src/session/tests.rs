@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::testing::{
-    RedisServer, START, config, deaf_proxy, session_at, store_at, takes_less_than, tokens,
+    Odd, RedisServer, START, config, odd_proxy, session_at, store_at, takes_less_than, tokens,
 };
 use super::*;
 use crate::clock::{Clock, ManualClock, SharedClock, SystemClock};

@@ -25,6 +25,8 @@ use crate::seal::random;
 
 mod answer;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 /// One supervised connection. Connects at first use.
 pub(super) struct Link {

@@ -306,10 +306,19 @@ async fn a_redis_that_may_not_tell_is_believed_for_a_second() {
 
 #[tokio::test]
 async fn a_proxy_that_keeps_the_pushes_to_itself_is_found_out() {
+    believed_for_a_moment_through(Odd::Deaf).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_hangs_up_on_what_it_does_not_know_is_done_without() {
+    believed_for_a_moment_through(Odd::HangsUp).await;
+}
+
+async fn believed_for_a_moment_through(odd: Odd) {
     let server = RedisServer::start();
     let (one, _) = open(&server.config());
     let id = one.create(session_at(now())).await.unwrap();
-    let (proxy, swallowed) = deaf_proxy(server.port).await;
+    let (proxy, swallowed) = odd_proxy(server.port, odd).await;
     let store = store_at(&format!("redis://{proxy}/0"));
     let (two, metrics) = open(&config(model::Store::Redis(Box::new(store))));
     let hit = async || {

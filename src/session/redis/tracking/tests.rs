@@ -97,6 +97,23 @@ fn nothing_is_believed_unless_every_master_is_tracked_and_beating() {
     rig.shared.proven(7, after(800));
 }
 
+#[tokio::test(start_paused = true)]
+async fn commands_are_led_at_once_and_then_at_a_measured_pace() {
+    let rig = Rig::new();
+    let node = Node {
+        id: "127.0.0.1:1".into(),
+        client: Client::open("redis://127.0.0.1:1/").unwrap(),
+    };
+    let began = Instant::now();
+    for second in 0..3 {
+        rig.shared.lead(&node).await;
+        assert_eq!(began.elapsed().as_secs(), second);
+    }
+    sleep(Duration::from_secs(10)).await;
+    rig.shared.lead(&node).await;
+    assert_eq!(began.elapsed().as_secs(), 12, "at once, after a while");
+}
+
 #[test]
 fn a_push_drops_what_it_names_and_wakes_who_waits() {
     use futures_util::FutureExt as _;

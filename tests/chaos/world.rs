@@ -11,6 +11,7 @@ use daypass_testbed::echo::Echo;
 use daypass_testbed::provider::{
     Auth, CLIENT_ID, Endpoint, Fault, Login, Provider, Registration, claims, random,
 };
+use daypass_testbed::raw::wait_for;
 use daypass_testbed::secrets;
 
 use crate::binary;
@@ -329,6 +330,14 @@ impl Stage {
 
     /// Judges the rest. Everything has come to rest.
     pub(crate) fn judge(&mut self) {
+        // Or else logouts count by chance: what nobody hears of is believed for a while.
+        for (number, replica) in self.fleet.iter().enumerate() {
+            let tracks = || replica.metric("daypass_session_cache_tracking", &[]) > 0.5;
+            if wait_for(Duration::from_secs(20), || tracks().then_some(())).is_none() {
+                let what = format!("replica {number} hears of no changes when all is well again");
+                self.world.violated("3: changes are heard of", &what);
+            }
+        }
         self.look();
         let text = std::mem::take(&mut self.unscanned).join("\n");
         self.scan(&text);

@@ -359,7 +359,7 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * f64::from(byte[0]) / 255.0)
 }
 
-/// The whole wait of a command, but for last looks. No request waits longer than 500 ms for a store that does not answer;
+/// The whole wait of a command, but for a last look. No request waits longer than 500 ms for a store that does not answer;
 /// the rest is ours.
 pub(super) const ANSWER: Duration = Duration::from_millis(450);
 /// One attempt to connect: TCP, TLS, AUTH and PING.

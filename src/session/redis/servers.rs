@@ -20,7 +20,7 @@ const LEASE: Duration = Duration::from_secs(10);
 /// Longest wait for what happens by itself.
 const SOON: Duration = Duration::from_secs(15);
 /// Nobody waits for longer, on a machine that does not stand still.
-const IN_TIME: Duration = Duration::from_millis(900);
+const IN_TIME: Duration = Duration::from_millis(500);
 
 /// Rights of an ACL user, as docs/redis.md lists them.
 fn documented_rights(section: &str) -> String {

@@ -48,21 +48,25 @@ async fn a_frozen_redis_costs_half_a_second_and_then_nothing() {
     assert_eq!(metrics.store_connected.get(), 0);
 
     let soon = Duration::from_millis(1500);
+    let mut young = Vec::new();
     takes_less_than(soon, async || {
         server.signal("STOP");
-        // Nobody waits for a deadline any more.
+        let frozen = Instant::now();
         eventually("a long outage is told at once", async || {
-            let before = timeouts(&metrics);
+            let start = Instant::now();
             assert!(sessions.delete(&id).await.is_err());
-            (timeouts(&metrics) - before).abs() < 0.5
+            start.elapsed() < Duration::from_millis(50)
         })
         .await;
+        young.push(frozen.elapsed());
         server.signal("CONT");
         let start = Instant::now();
         eventually("thawed", async || sessions.load(&id).await.is_ok()).await;
         start.elapsed()
     })
     .await;
+    let young = young.into_iter().min().unwrap_or_default();
+    assert!(young < Duration::from_secs(4), "not long: {young:?}");
     found(sessions.load(&id).await);
     assert_eq!(metrics.store_connected.get(), 1);
 }
@@ -263,7 +267,6 @@ async fn lossy(port: u16, marker: String, cut: bool) -> u16 {
 #[tokio::test]
 async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
     // LOGOUT-05: or else its tokens would be revoked by nobody.
-    let soon = Duration::from_millis(700);
     let lost = async |cut: bool| {
         let server = RedisServer::start();
         let (direct, _) = open(&server.config());
@@ -281,6 +284,7 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         let took = start.elapsed();
         if cut && deleted.is_err() {
             // Only a machine that stood still has not answered in time.
+            assert!(took >= Duration::from_millis(450), "{deleted:?}");
             return Duration::MAX;
         }
         if !cut {
@@ -298,7 +302,7 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         took
     };
     for cut in [true, false] {
-        takes_less_than(soon, async || lost(cut).await).await;
+        takes_less_than(HALF_A_SECOND, async || lost(cut).await).await;
     }
 }
 

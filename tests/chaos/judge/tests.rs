@@ -135,47 +135,9 @@ fn what_had_to_be_is_told_from_what_had_not() {
         ),
         ("too late", again(once(6500), 6200), (0, 0)),
         (
-            "killed in the middle",
-            again(once(1500), 12_000).trouble(Trouble::Killed(0), 1200, 5000),
-            (0, 0),
-        ),
-        (
-            "killed in the middle, but it had been stored",
-            again(once(1500), 12_000)
-                .served(1000, 1600)
-                .trouble(Trouble::Killed(0), 1700, 5000),
-            (1, 1),
-        ),
-        (
-            "killed in the middle, and served only after it was shown again",
-            again(once(1500), 12_000)
-                .served(1000, 12_500)
-                .trouble(Trouble::Killed(0), 1700, 5000),
-            (0, 0),
-        ),
-        (
             "cut, and yet it had come",
             again(Story::new().shown(0, 1000, 1100, Accepted, true), 1200).served(1000, 1150),
             (1, 1),
-        ),
-        (
-            "another was killed",
-            again(once(1500), 12_000).trouble(Trouble::Killed(2), 1200, 5000),
-            (1, 1),
-        ),
-        (
-            "killed long after",
-            again(once(1500), 12_000).trouble(Trouble::Killed(0), 8000, 9000),
-            (1, 1),
-        ),
-        (
-            "killed while the store was away",
-            again(once(1500), 12_000).node(0, 1200, 0, 4500).trouble(
-                Trouble::Killed(0),
-                4000,
-                5000,
-            ),
-            (0, 0),
         ),
         (
             "frozen for a while",
@@ -204,6 +166,65 @@ fn what_had_to_be_is_told_from_what_had_not() {
         (
             "the provider went away",
             again(once(1500), 3000).trouble(down, 1300, 2500),
+            (0, 0),
+        ),
+    ] {
+        assert_eq!(story.judged(), want, "{name}");
+    }
+}
+
+#[test]
+fn who_is_killed_takes_along_what_was_under_way_and_nothing_else() {
+    use Verdict::{Accepted, Reused};
+    let again = |story: Story, at| story.shown(1, at, at + 100, Reused, false);
+    let once = |until| Story::new().shown(0, 1000, until, Accepted, false);
+    for (name, story, want) in [
+        (
+            "killed in the middle",
+            again(once(1500), 12_000).trouble(Trouble::Killed(0), 1200, 5000),
+            (0, 0),
+        ),
+        (
+            "killed in the middle, but it had been stored",
+            again(once(1500), 12_000)
+                .served(1000, 1600)
+                .trouble(Trouble::Killed(0), 1700, 5000),
+            (1, 1),
+        ),
+        (
+            "killed in the middle, and served only after it was shown again",
+            again(once(1500), 12_000)
+                .served(1000, 12_500)
+                .trouble(Trouble::Killed(0), 1700, 5000),
+            (0, 0),
+        ),
+        (
+            "another was killed",
+            again(once(1500), 12_000).trouble(Trouble::Killed(2), 1200, 5000),
+            (1, 1),
+        ),
+        (
+            "killed long after",
+            again(once(1500), 12_000).trouble(Trouble::Killed(0), 8000, 9000),
+            (1, 1),
+        ),
+        (
+            "killed while it was on the wire",
+            again(once(1500), 12_000).trouble(Trouble::Killed(0), 600, 5000),
+            (0, 0),
+        ),
+        (
+            "killed before it was sent, so by another",
+            again(once(1500), 12_000).trouble(Trouble::Killed(0), 400, 5000),
+            (1, 1),
+        ),
+        (
+            "killed while the store was away",
+            again(once(1500), 12_000).node(0, 1200, 0, 4500).trouble(
+                Trouble::Killed(0),
+                4000,
+                5000,
+            ),
             (0, 0),
         ),
     ] {

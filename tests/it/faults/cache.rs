@@ -82,19 +82,20 @@ async fn cached_sessions_outlive_an_outage_for_max_staleness() {
         }
         let began = Instant::now();
         let mut took = Vec::new();
-        while looked_up(&rig.fleet[0], "stale") < 3.0 {
+        while took.len() < 5 {
+            let before = looked_up(&rig.fleet[0], "stale");
             let asked = Instant::now();
             let answer = rig.get(&fresh, 0).await;
-            took.push(asked.elapsed());
+            let waited = asked.elapsed();
+            if looked_up(&rig.fleet[0], "stale") > before {
+                took.push(waited);
+            }
             assert_eq!(answer.status, 200, "{name}: {}", answer.text());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // Whoever waited for the store would have, each time.
+        // A defect would have all of them wait for the store, a machine that stands still one or two.
         took.sort();
-        assert!(
-            took[took.len() / 2] < Duration::from_millis(450),
-            "{name}: {took:?}"
-        );
+        assert!(took[2] < Duration::from_millis(450), "{name}: {took:?}");
         // The session lives, and there is no token for it now: REFRESH-37.
         let answer = rig.get(&expired, 0).await;
         assert_unavailable(&answer, "store_unavailable", name);

@@ -19,8 +19,8 @@ async fn three_hundred_requests_at_expiry_make_one_token_call() {
     let rig = Rig::new();
     let person = rig.expired().await;
     rig.echo.forget();
-    // Long enough for all replicas to want it.
-    let slow = Fault::DelayAnswer(Duration::from_millis(500));
+    // Long enough for all to come and want it, on a busy machine, too.
+    let slow = Fault::DelayAnswer(Duration::from_secs(3));
     rig.provider.fault(Endpoint::Refresh, slow);
     let answers = rig.burst(&person, 300).await;
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
@@ -29,11 +29,9 @@ async fn three_hundred_requests_at_expiry_make_one_token_call() {
     assert_eq!(rig.echo.count(), 300, "each request arrived once");
     rig.assert_renewed(&person);
     assert_eq!(rig.generation(&person), Some(1));
-    // One flight of each replica takes off; one of them presented the token. A request that was late to the store may fly in
-    // vain, but not all of them.
+    // One flight of each replica took off at most; one of them presented the token.
     assert_eq!(rig.refreshes("success"), 1);
-    let superseded = rig.refreshes("superseded");
-    assert!(superseded <= 12, "{superseded}");
+    assert!(rig.refreshes("superseded") <= 2);
     for failure in [
         "rejected",
         "unavailable",
@@ -50,7 +48,7 @@ async fn three_hundred_requests_at_expiry_make_one_token_call() {
         "{shared} of {waits}"
     );
     assert!(
-        waits - shared <= 1 + superseded,
+        waits - shared <= 3,
         "who does not share flies: {shared} of {waits}"
     );
 }

@@ -293,7 +293,8 @@ async fn idle_sessions_end_and_used_ones_do_not() {
         }
         assert_eq!(rig.keys(), [""; 0], "nothing is left");
         let ends = rig.counted("daypass_session_ends_total", &[("reason", "expired")]);
-        assert!(ends >= 2, "{ends}: each replica that was asked");
+        // The last request of the loop may have come just after the end.
+        assert!((2..=3).contains(&ends), "{ends}: each replica, once");
     };
     tokio::join!(on_redis, in_memory, lifetime);
 }

@@ -196,10 +196,12 @@ async fn a_cluster_moves_slots_and_replaces_a_master_under_load() {
     for _ in 0..4 {
         people.push(sign_in(&fleet).await);
     }
-    let mut slots: Vec<u16> = cluster.keys().iter().map(|key| cluster.slot(key)).collect();
+    let keys = cluster.keys();
+    let records = keys.iter().filter(|key| key.starts_with("daypass:s:"));
+    let mut slots: Vec<u16> = records.map(|key| cluster.slot(key)).collect();
     slots.sort_unstable();
     slots.dedup();
-    assert!(slots.len() >= people.len(), "a slot each, near enough");
+    assert!(slots.len() + 1 >= people.len(), "a slot each, near enough");
 
     // Each session moves to each of the other masters and back again, in the middle of requests and refreshes.
     let load = Load::start(&fleet, &people);
@@ -211,17 +213,17 @@ async fn a_cluster_moves_slots_and_replaces_a_master_under_load() {
         }
         load.served(5, "after a move").await;
     }
-    // Each of them would cost its own.
-    load.noticed_by_few(slots.len() / 2, "three moves of each slot");
+    load.noticed_by_few(1, "three moves of each slot");
     // With the tool that operators use. It begins with the least slot of a master, so that is made one of ours.
     let first = slots[0];
     let home = cluster.holder(0, first).expect("a master");
     let (from, to) = ((home + 1) % 3, (home + 2) % 3);
     cluster.move_slot(first, home, from);
+    let before = load.others().len();
     tokio::task::block_in_place(|| cluster.reshard(first, 100, from, to));
     assert_eq!(cluster.holder(from, first), Some(to));
     load.served(5, "after an operator's resharding").await;
-    load.noticed_by_few(slots.len() / 2, "a hundred slots");
+    load.noticed_by_few(1 + before, "a hundred slots");
     assert_eq!(provider.reused(), 0);
 
     let lost = cluster.holder(0, slots[0]).expect("a master");

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Held, Layout, Map, Shared};
+use crate::clock::last_look;
 use crate::seal::random;
 use crate::session::redis::command::Command;
 use crate::session::redis::gather::gather;
@@ -72,7 +73,7 @@ impl Shared {
             asked.extend(places.filter_map(|place| self.link(place)).take(MAX_SEEDS));
         }
         let looks = asked.iter().map(|link| question(link, deadline));
-        let limit = deadline.saturating_duration_since(Instant::now());
+        let limit = last_look(deadline).saturating_duration_since(Instant::now());
         let good = |answer: &Result<Layout, LinkError>| matches!(answer, Ok(l) if l.is_whole());
         let answers = gather(looks, good, limit, GRACE).await;
         let refused = answers

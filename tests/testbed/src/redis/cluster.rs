@@ -163,6 +163,9 @@ impl Cluster {
     /// Moves the first slots of a master to another as an operator does, with `redis-cli --cluster reshard`: up to this one
     /// and `more`.
     pub fn reshard(&self, last: u16, more: u16, from: usize, to: usize) {
+        // The tool goes by what all nodes say, and only the two of a move are told at once.
+        let agreed = wait_for(PATIENCE, || self.is_whole(&[]).then_some(()));
+        assert!(agreed.is_some(), "the nodes do not agree");
         let held = self
             .ranges(from)
             .into_iter()
@@ -186,8 +189,9 @@ impl Cluster {
             .expect("scripts/install-deps installs redis-cli");
         assert!(
             done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stdout)
+            "{}{}",
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr)
         );
     }
 

@@ -115,7 +115,8 @@ impl Ledger {
         };
         let clock = |at| self.clock(at);
         let told = self.watch().told(visit.slot, (from, until), clock);
-        format!("slot {}: {told}", visit.slot)
+        let (asked, answered) = (clock(visit.asked), clock(visit.answered));
+        format!("signed in {asked}–{answered}; slot {}: {told}", visit.slot)
     }
 
     /// Troubles that overlap with this time.

@@ -1,5 +1,6 @@
 //! Sets up the fleet and all around it, and lets the planned troubles happen to it.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -300,7 +301,12 @@ impl Stage {
         let fresh: Vec<String> = self
             .fleet
             .iter()
-            .flat_map(|replica| replica.take_lines(LINES_KEPT))
+            .enumerate()
+            .flat_map(|(number, replica)| {
+                let lines = replica.take_lines(LINES_KEPT);
+                keep(number, &lines);
+                lines
+            })
             .collect();
         let text = std::mem::replace(&mut self.unscanned, fresh).join("\n");
         self.scan(&text);
@@ -341,7 +347,8 @@ impl Stage {
         self.look();
         let text = std::mem::take(&mut self.unscanned).join("\n");
         self.scan(&text);
-        for replica in &self.fleet {
+        for (number, replica) in self.fleet.iter().enumerate() {
+            keep(number, &replica.lines());
             self.scan(&replica.log());
         }
         let dump = String::from_utf8_lossy(&self.store.dump()).into_owned();
@@ -355,6 +362,20 @@ impl Stage {
         let failovers = u64::try_from(failovers).unwrap_or(u64::MAX);
         ledger.counts.insert("failovers".to_owned(), failovers);
     }
+}
+
+/// Adds lines of a replica's log to a file in the folder that `CHAOS_LOGS` names, for whoever wants to know what it did.
+fn keep(replica: usize, lines: &[String]) {
+    let Some(folder) = std::env::var_os("CHAOS_LOGS") else {
+        return;
+    };
+    let path = std::path::Path::new(&folder).join(format!("replica-{replica}.log"));
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path);
+    let written = file.and_then(|mut file| writeln!(file, "{}", lines.join("\n")));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 impl Trouble {

@@ -14,6 +14,7 @@ use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
 use crate::session::testing::{session_at, takes_less_than, tokens};
 
 mod addresses;
+mod thawed;
 
 const LIFE: Duration = Duration::from_secs(600);
 const LEASE: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
@@ -63,20 +63,36 @@ impl Shared {
         }
     }
 
-    /// Connects with the credentials in force; until a server knows them, with those from before.
+    /// Connects to the server; where there are sentinels, to the one they name.
     async fn dial(&self) -> RedisResult<Entered> {
-        let place = match &self.origin {
-            Origin::Place(place) => place.clone(),
-            Origin::Sentinels(sentinels) => sentinels.master(None).await?,
+        let sentinels = match &self.origin {
+            Origin::Place(place) => return self.get_in(place).await,
+            Origin::Sentinels(sentinels) => sentinels,
         };
+        let asked = Instant::now();
+        let place = sentinels.master(None).await?;
+        let entered = self.get_in(&place).await?;
+        // It may have stood still, and let us in when it went on, as a master who does not know yet that there is another:
+        // whoever signed in there meanwhile would be unknown. If nobody can be asked, nobody has put one in its place.
+        if asked.elapsed() > PROMPT
+            && let Ok(master) = sentinels.master(Some(&place)).await
+            && master != place
+        {
+            return Err((ErrorKind::Client, "the sentinels name another master").into());
+        }
+        Ok(entered)
+    }
+
+    /// Connects with the credentials in force; until a server knows them, with those from before.
+    async fn get_in(&self, place: &Place) -> RedisResult<Entered> {
         let passes = self.access.passes();
-        let error = match self.enter(&place, &passes.current).await {
+        let error = match self.enter(place, &passes.current).await {
             Ok(entered) => return Ok(entered),
             Err(error) => error,
         };
         match &passes.previous {
             Some(previous) if may_be_refusal(&error) => {
-                self.enter(&place, previous).await.map_err(|_| error)
+                self.enter(place, previous).await.map_err(|_| error)
             }
             _ => Err(error),
         }
@@ -266,6 +282,8 @@ impl Shared {
 }
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A server that lets us in within this has not been replaced since the sentinels were asked.
+const PROMPT: Duration = Duration::from_millis(100);
 /// Between looks at what the sentinels say, while a master answers.
 const SENTINEL_PULSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);

@@ -73,7 +73,7 @@ impl Shared {
         let place = sentinels.master(None).await?;
         let entered = self.get_in(&place).await?;
         // It may have stood still, and let us in when it went on, as a master who does not know yet that there is another:
-        // whoever signed in there meanwhile would be unknown. If nobody can be asked, nobody has put one in its place.
+        // whoever signed in there meanwhile would be unknown. If none of them answers now, what they said before has to do.
         if asked.elapsed() > PROMPT
             && let Ok(master) = sentinels.master(Some(&place)).await
             && master != place

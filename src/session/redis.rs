@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
@@ -16,9 +15,10 @@ use self::link::LinkError;
 use self::scripts::Scripts;
 use self::topology::Topology;
 use self::tracking::{Listeners, Tracked, Tracker};
+use self::turns::Turns;
 use super::{
-    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session, SessionId,
-    StoreError, Tokens, record,
+    CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, RecordKey, Session, SessionId, StoreError,
+    Tokens, record,
 };
 use crate::clock::Timestamp;
 use crate::config::model;
@@ -37,6 +37,7 @@ mod scripts;
 mod sentinel;
 mod topology;
 pub(super) mod tracking;
+mod turns;
 
 #[cfg(test)]
 mod servers;
@@ -46,14 +47,10 @@ pub(super) struct Redis {
     link: Topology,
     scripts: Scripts,
     prefix: String,
-    /// Owners of leases that were asked for without an answer: they may hold without knowing. Nothing was presented
-    /// under them, so the next try takes the same name and finds itself the holder. Bounded.
-    unsure: Cache<RecordKey, Owner>,
+    turns: Turns,
     /// Sessions as they were before a deletion without an answer: the next try finds them gone, and their tokens are still
     /// to be revoked. Bounded.
     perhaps_deleted: Cache<RecordKey, Arc<Session>>,
-    /// When the store last failed to answer.
-    away: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,9 +69,8 @@ impl Redis {
             link: Topology::new(config, Arc::clone(&metrics))?,
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
-            unsure: Cache::new(UNSURE),
+            turns: Turns::new(),
             perhaps_deleted: Cache::new(UNSURE),
-            away: Mutex::new(None),
             metrics,
         })
     }
@@ -260,20 +256,23 @@ impl Redis {
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let (key, asked) = (id.record_key(), Instant::now());
-        let unsure = self.unsure.remove(&key);
-        let owner = unsure.map_or_else(Owner::random, |(_, owner)| owner);
+        let turn = self.turns.take(key);
+        let owner = turn.owner;
+        let yields = turn.may_yield() && self.was_away(key, ttl);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
-        script.arg(u8::from(self.was_away(key, ttl)));
+        script.arg(u8::from(yields));
         let answer = self.run(StoreOp::Lease, &script).await;
-        // Ours it may be in both cases; under another name we would wait for ourselves.
-        let heard = answer.as_ref().is_ok_and(|(tag, _)| tag != "held");
-        if !heard {
-            self.unsure.insert(key, owner);
+        match answer.as_ref().map(|(tag, _)| &**tag) {
+            Ok("yield") => self.turns.keep(key, turn.has_yielded()),
+            Ok("held") => self.turns.keep(key, turn.afresh()),
+            // It may be ours by now; under another name we would wait for ourselves.
+            Err(_) => self.turns.keep(key, turn),
+            Ok(_) => {}
         }
         let (tag, payload) = answer?;
         Ok(match &*tag {
-            "held" => LeaseAnswer::Held {
+            "held" | "yield" => LeaseAnswer::Held {
                 retry_in: left(&payload),
             },
             "cooling" => LeaseAnswer::CoolingDown {
@@ -409,9 +408,7 @@ impl Redis {
     /// Whether the store did not answer a moment ago, or nobody here can tell, for we have just come. Whoever had a lease
     /// then may have lost it to nothing but time, and is about to store what it got: they go first.
     fn was_away(&self, key: RecordKey, lease: Duration) -> bool {
-        let away = *self.away.lock();
-        away.is_some_and(|away| away.elapsed() < HEAD_START)
-            || !self.link.is_up_for(&self.record(key), lease / 5)
+        self.turns.failed_lately() || !self.link.is_up_for(&self.record(key), lease / 5)
     }
 
     fn done(&self, op: StoreOp, result: StoreResult, started: Instant) {
@@ -427,7 +424,7 @@ impl Redis {
                 | LinkError::NotMaster
                 | LinkError::ClusterDown
         ) {
-            *self.away.lock() = Some(Instant::now());
+            self.turns.note_failure();
         }
         let (result, text) = match error {
             LinkError::Timeout => (StoreResult::Timeout, "no answer in time"),
@@ -510,7 +507,5 @@ pub(super) fn wanted_ttl(
     idle.map_or(absolute, |idle| idle.min(absolute))
 }
 
+/// Deletions without an answer that are remembered.
 const UNSURE: usize = 1000;
-/// After an outage, those who had a lease reach the store within this: they try every few dozen milliseconds, and dial
-/// four times a second.
-const HEAD_START: Duration = Duration::from_secs(2);

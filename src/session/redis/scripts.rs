@@ -23,7 +23,7 @@ pub(super) struct Scripts {
     pub(super) create: Script,
     /// `KEYS` record, lease.
     pub(super) delete: Script,
-    /// `KEYS` record, lease; `ARGV` known generation, owner, TTL of the lease, `1` if the store was away a moment ago.
+    /// `KEYS` record, lease; `ARGV` known generation, owner, TTL of the lease, `1` to let others go first (see `turns`).
     pub(super) lease: Script,
     /// `KEYS` record, lease; `ARGV` generation read, owner, TTL of the lease.
     pub(super) renew: Script,
@@ -120,7 +120,7 @@ if r[5] and r[5] ~= '' and r[5] ~= ARGV[2] then
   local waits = tonumber(r[6]) - (t[1] * 1000 + math.floor(t[2] / 1000))
   if waits > 0 then return {'held', string.format('%.0f', waits)} end
 end
-if ARGV[4] == '1' and (lapsed or lease == mine) then return {'held', '100'} end
+if ARGV[4] == '1' and (lapsed or lease == mine) then return {'yield', '100'} end
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3] + linger)
 return {'granted', r[2]}";
 

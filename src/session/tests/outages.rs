@@ -402,6 +402,49 @@ async fn who_slept_through_an_outage_lets_others_go_first_all_the_same() {
     in_time(&theirs, &id, 0).await;
 }
 
+#[tokio::test]
+async fn where_connections_break_all_the_time_everybody_has_their_turn_in_the_end() {
+    let server = RedisServer::start();
+    let (ours, theirs) = (open(&server.config()).0, open(&server.config()).0);
+    let lost = ours.create(session_at(now())).await.unwrap();
+    let loaded = granted(ours.lease(&lost, 0).await);
+    ours.give_up(&lost, loaded, Duration::ZERO).await.unwrap();
+    server.signal("STOP");
+    assert!(
+        ours.lease(&lost, 0).await.is_err(),
+        "granted, and not heard"
+    );
+    server.signal("CONT");
+    eventually("thawed", async || ours.ping().await.is_ok()).await;
+    let granted_unheard = record_key(&server).replace(":s:", ":l:");
+    assert_eq!(server.cli(&["EXISTS", &granted_unheard]), "1");
+
+    let lapsed = theirs.create(session_at(now())).await.unwrap();
+    let _vanished = granted(theirs.lease(&lapsed, 0).await);
+    let keys = server.cli(&["KEYS", "daypass:l:*"]);
+    let lapses = keys.lines().find(|key| *key != granted_unheard).unwrap();
+    // What is left is for knowing that there was one.
+    assert_eq!(server.cli(&["PEXPIRE", lapses, "299000"]), "1");
+
+    for (name, id) in [("our own", lost), ("another's", lapsed)] {
+        let mut waited = 0;
+        eventually(name, async || {
+            server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            match ours.lease(&id, 0).await {
+                Ok(LeaseAnswer::Granted(_)) => return true,
+                Ok(LeaseAnswer::Held { .. }) => waited += 1,
+                // Connections may break more often than a command is sent again.
+                Err(_) => {}
+                answer => panic!("{name}: {answer:?}"),
+            }
+            false
+        })
+        .await;
+        assert!(waited > 0, "{name}: others go first");
+    }
+}
+
 /// A lease, once all who may have one still have had the time to come back.
 async fn in_time(sessions: &Sessions, id: &SessionId, generation: u64) -> Lease {
     let began = Instant::now();

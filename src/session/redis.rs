@@ -9,13 +9,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
+use self::applications::Applications;
 use self::command::{Command, Invocation, Script};
 pub(super) use self::fleet::{Cursor, Page};
 use self::link::LinkError;
 use self::scripts::Scripts;
 use self::topology::Topology;
 use self::tracking::{Listeners, Tracked, Tracker};
-use self::turns::Turns;
 use super::{
     CommitAnswer, EndAnswer, Lease, LeaseAnswer, Meta, RecordKey, Session, SessionId, StoreError,
     Tokens, record,
@@ -27,6 +27,7 @@ use crate::seal::{KeyRing, Purpose};
 
 mod access;
 mod apart;
+mod applications;
 mod cluster;
 mod command;
 mod fleet;
@@ -37,7 +38,6 @@ mod scripts;
 mod sentinel;
 mod topology;
 pub(super) mod tracking;
-mod turns;
 
 #[cfg(test)]
 mod servers;
@@ -47,7 +47,7 @@ pub(super) struct Redis {
     link: Topology,
     scripts: Scripts,
     prefix: String,
-    turns: Turns,
+    applications: Applications,
     /// Sessions as they were before a deletion without an answer: the next try finds them gone, and their tokens are still
     /// to be revoked. Bounded.
     perhaps_deleted: Cache<RecordKey, Arc<Session>>,
@@ -69,7 +69,7 @@ impl Redis {
             link: Topology::new(config, Arc::clone(&metrics))?,
             scripts: Scripts::new(),
             prefix: config.key_prefix.clone(),
-            turns: Turns::new(),
+            applications: Applications::new(),
             perhaps_deleted: Cache::new(UNSURE),
             metrics,
         })
@@ -256,24 +256,31 @@ impl Redis {
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let (key, asked) = (id.record_key(), Instant::now());
-        let turn = self.turns.take(key);
-        let owner = turn.owner;
-        let yields = turn.may_yield() && self.was_away(key, ttl);
+        let application = self.applications.take(key);
+        let owner = application.owner;
+        let served = application.served().map(millis);
         let mut script = self.keys(&self.scripts.lease, id);
         script.arg(generation).arg(&owner.0[..]).arg(millis(ttl));
-        script.arg(u8::from(yields));
+        script.arg(u8::from(self.was_away(key, ttl)));
+        script.arg(served.map_or_else(String::new, |since| since.to_string()));
         let answer = self.run(StoreOp::Lease, &script).await;
         match answer.as_ref().map(|(tag, _)| &**tag) {
-            Ok("yield") => self.turns.keep(key, turn.has_yielded()),
-            Ok("held") => self.turns.keep(key, turn.afresh()),
+            Ok("yield") => {
+                let age = answer.as_ref().map_or(Duration::ZERO, |(_, age)| left(age));
+                self.applications.keep(key, application.told_to_wait(age));
+            }
+            Ok("held") => self.applications.keep(key, application.afresh()),
             // It may be ours by now; under another name we would wait for ourselves.
-            Err(_) => self.turns.keep(key, turn),
+            Err(_) => self.applications.keep(key, application),
             Ok(_) => {}
         }
         let (tag, payload) = answer?;
         Ok(match &*tag {
-            "held" | "yield" => LeaseAnswer::Held {
+            "held" => LeaseAnswer::Held {
                 retry_in: left(&payload),
+            },
+            "yield" => LeaseAnswer::Held {
+                retry_in: YIELD_AGAIN,
             },
             "cooling" => LeaseAnswer::CoolingDown {
                 left: left(&payload),
@@ -408,7 +415,7 @@ impl Redis {
     /// Whether the store did not answer a moment ago, or nobody here can tell, for we have just come. Whoever had a lease
     /// then may have lost it to nothing but time, and is about to store what it got: they go first.
     fn was_away(&self, key: RecordKey, lease: Duration) -> bool {
-        self.turns.failed_lately() || !self.link.is_up_for(&self.record(key), lease / 5)
+        self.applications.failed_lately() || !self.link.is_up_for(&self.record(key), lease / 5)
     }
 
     fn done(&self, op: StoreOp, result: StoreResult, started: Instant) {
@@ -424,7 +431,7 @@ impl Redis {
                 | LinkError::NotMaster
                 | LinkError::ClusterDown
         ) {
-            self.turns.note_failure();
+            self.applications.note_failure();
         }
         let (result, text) = match error {
             LinkError::Timeout => (StoreResult::Timeout, "no answer in time"),
@@ -509,3 +516,5 @@ pub(super) fn wanted_ttl(
 
 /// Deletions without an answer that are remembered.
 const UNSURE: usize = 1000;
+/// When to ask again where another goes first.
+const YIELD_AGAIN: Duration = Duration::from_millis(100);

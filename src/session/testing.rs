@@ -93,6 +93,18 @@ pub(crate) fn config(store: model::Store) -> model::Session {
     }
 }
 
+/// Rights of an ACL user, as that section of docs/redis.md lists them.
+pub(crate) fn documented_rights(section: &str) -> &'static str {
+    let text = include_str!("../../docs/redis.md");
+    let after = text.split(section).nth(1).expect("the section");
+    let line = after
+        .lines()
+        .find(|line| line.starts_with("user "))
+        .expect("the line of an ACL file");
+    let (_, rights) = line.split_once("PASSWORD ").expect("the password's place");
+    rights
+}
+
 /// Fails unless one of a few tries takes less than `limit`, by its own measure: a machine may stand still for a while, and
 /// does not do so each time.
 pub(crate) async fn takes_less_than(limit: Duration, mut attempt: impl AsyncFnMut() -> Duration) {

@@ -23,7 +23,8 @@ pub(super) struct Scripts {
     pub(super) create: Script,
     /// `KEYS` record, lease.
     pub(super) delete: Script,
-    /// `KEYS` record, lease; `ARGV` known generation, owner, TTL of the lease, `1` to let others go first (see `turns`).
+    /// `KEYS` record, lease; `ARGV` known generation, owner, TTL of the lease, `1` if the store was away a moment ago, and, for who
+    /// has let another go first for long enough, how many ms ago that was (see `applications`).
     pub(super) lease: Script,
     /// `KEYS` record, lease; `ARGV` generation read, owner, TTL of the lease.
     pub(super) renew: Script,
@@ -120,7 +121,11 @@ if r[5] and r[5] ~= '' and r[5] ~= ARGV[2] then
   local waits = tonumber(r[6]) - (t[1] * 1000 + math.floor(t[2] / 1000))
   if waits > 0 then return {'held', string.format('%.0f', waits)} end
 end
-if ARGV[4] == '1' and (lapsed or lease == mine) then return {'yield', '100'} end
+if ARGV[4] == '1' and (lapsed or lease == mine) then
+  local age = -left
+  if lease == mine then age = ARGV[3] - left end
+  if ARGV[5] == '' or age < tonumber(ARGV[5]) then return {'yield', string.format('%.0f', math.max(age, 0))} end
+end
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3] + linger)
 return {'granted', r[2]}";
 
@@ -260,3 +265,25 @@ local there = redis.call('GET', KEYS[1])
 if there and there ~= ARGV[1] then return {'seen', ''} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {'first', ''}";
+
+#[cfg(test)]
+mod tests {
+    use crate::session::testing::documented_rights;
+
+    #[test]
+    fn every_command_of_a_script_is_among_the_documented_rights() {
+        let (code, _) = include_str!("scripts.rs")
+            .split_once("#[cfg(test)]")
+            .expect("tests come last");
+        let calls = code.split("call('").skip(1);
+        let commands: Vec<_> = calls.filter_map(|rest| rest.split('\'').next()).collect();
+        assert!(commands.len() > 30, "{commands:?}");
+        for section in ["### Servers", "### Cluster"] {
+            let rights: Vec<_> = documented_rights(section).split(' ').collect();
+            for command in &commands {
+                let right = format!("+{}", command.to_lowercase());
+                assert!(rights.contains(&&*right), "{section}: {right}");
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use super::link::ANSWER;
 use super::*;
 use crate::metrics::Metrics;
 use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
-use crate::session::testing::{session_at, takes_less_than, tokens};
+use crate::session::testing::{documented_rights, session_at, takes_less_than, tokens};
 
 mod addresses;
 mod thawed;
@@ -22,18 +22,6 @@ const LEASE: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(15);
 /// Nobody waits for longer, on a machine that does not stand still.
 const IN_TIME: Duration = Duration::from_millis(500);
-
-/// Rights of an ACL user, as docs/redis.md lists them.
-fn documented_rights(section: &str) -> String {
-    let text = include_str!("../../../docs/redis.md");
-    let after = text.split(section).nth(1).expect("the section");
-    let line = after
-        .lines()
-        .find(|line| line.starts_with("user "))
-        .expect("the line of an ACL file");
-    let (_, rights) = line.split_once("PASSWORD ").expect("the password's place");
-    rights.to_owned()
-}
 
 fn store(urls: &[String], mode: model::RedisMode) -> model::RedisStore {
     let mut urls = urls.iter().map(|url| StoreUrl::new(url.as_str()));

@@ -272,7 +272,7 @@ async fn a_redis_that_is_gone_is_outlived_for_max_staleness_and_not_believed_whe
 #[tokio::test]
 async fn a_redis_that_may_not_tell_is_believed_for_a_second() {
     let server = RedisServer::start();
-    let rights = "~daypass:* -@all +@connection -client|tracking +hget +hset +hmget +exists +get +set +del +pttl +pexpire +zadd +zrem +zcard +zrangebyscore +zremrangebyrank +zrevrange +zscan +evalsha +script|load";
+    let rights = "~daypass:* -@all +@connection -client|tracking +hget +hset +hmget +exists +get +set +del +pttl +pexpire +zadd +zrem +zcard +zrangebyscore +zremrangebyrank +zrevrange +zscan +evalsha +script|load +time";
     let user = ["ACL", "SETUSER", "daypass", "on", ">pw"];
     let rights: Vec<_> = rights.split(' ').collect();
     server.cli(&[&user[..], &rights].concat());

@@ -14,15 +14,17 @@ use super::gather::gather;
 
 /// The sentinels of one master.
 pub(super) struct Sentinels {
-    name: String,
-    access: Access,
-    all: Vec<Sentinel>,
+    name: Arc<str>,
+    access: Arc<Access>,
+    all: Vec<Arc<Sentinel>>,
     /// The highest configuration epoch seen: each failover has a higher one.
     newest: Mutex<u64>,
 }
 
 struct Sentinel {
+    master: Arc<str>,
     place: Place,
+    access: Arc<Access>,
     /// Kept open, for it is asked every second.
     connection: Mutex<Option<MultiplexedConnection>>,
 }
@@ -42,14 +44,19 @@ pub(super) enum Word {
 
 impl Sentinels {
     pub(super) fn new(name: String, places: Vec<Place>, access: Access) -> Self {
-        let sentinels = places.into_iter().map(|place| Sentinel {
-            place,
-            connection: Mutex::new(None),
+        let (name, access): (Arc<str>, _) = (name.into(), Arc::new(access));
+        let sentinels = places.into_iter().map(|place| {
+            Arc::new(Sentinel {
+                master: Arc::clone(&name),
+                place,
+                access: Arc::clone(&access),
+                connection: Mutex::new(None),
+            })
         });
         Self {
+            all: sentinels.collect(),
             name,
             access,
-            all: sentinels.collect(),
             newest: Mutex::new(0),
         }
     }
@@ -79,7 +86,7 @@ impl Sentinels {
         let asked = self
             .all
             .iter()
-            .map(|sentinel| async { (&sentinel.place, self.ask(sentinel).await) });
+            .map(|sentinel| async { (&sentinel.place, ask(sentinel).await) });
         let good = |(_, word): &(&Place, Word)| matches!(word, Word::Master(..));
         gather(asked, good, ASK, GRACE).await
     }
@@ -89,7 +96,7 @@ impl Sentinels {
         let asked = self
             .all
             .iter()
-            .map(|sentinel| async { (&sentinel.place, self.ask(sentinel).await) });
+            .map(|sentinel| async { (&sentinel.place, ask(sentinel).await) });
         let mut words = gather(asked, |_| false, ASK, ASK).await;
         for sentinel in &self.all {
             if !words.iter().any(|(place, _)| **place == sentinel.place) {
@@ -97,75 +104,6 @@ impl Sentinels {
             }
         }
         words
-    }
-
-    async fn ask(&self, sentinel: &Sentinel) -> Word {
-        // Taken out: whoever asks at the same time opens one of their own, and one of them stays.
-        let kept = sentinel.connection.lock().take();
-        let asked = async {
-            if let Some(mut connection) = kept
-                && let Ok(word) = self.question(&mut connection).await
-            {
-                return Ok((word, connection));
-            }
-            let mut connection = self.connect(&sentinel.place).await?;
-            let word = self.question(&mut connection).await?;
-            Ok((word, connection))
-        };
-        match timeout(ASK, asked).await {
-            Ok(Ok((word, connection))) => {
-                *sentinel.connection.lock() = Some(connection);
-                word
-            }
-            Ok(Err(error)) if closed(&error) => Word::Closed,
-            _ => Word::Silence,
-        }
-    }
-
-    /// Errors are those of the connection.
-    async fn question(&self, connection: &mut MultiplexedConnection) -> RedisResult<Word> {
-        // Address and epoch differ while a failover is under way, and only the first command knows the address then.
-        let mut pipe = redis::pipe();
-        pipe.ignore_errors();
-        pipe.cmd("SENTINEL")
-            .arg("GET-MASTER-ADDR-BY-NAME")
-            .arg(&self.name)
-            .cmd("SENTINEL")
-            .arg("MASTER")
-            .arg(&self.name);
-        let answers: [RedisResult<Value>; 2] = pipe.query_async(connection).await?;
-        let [address, details] = answers;
-        let Some((host, port)) = from_redis_value::<Option<(String, u16)>>(address?)? else {
-            return Ok(Word::Unknown);
-        };
-        let details: HashMap<String, String> = from_redis_value(details?)?;
-        let epoch = details
-            .get("config-epoch")
-            .and_then(|text| text.parse().ok());
-        Ok(Word::Master(Place::Tcp(host, port), epoch.unwrap_or(0)))
-    }
-
-    async fn connect(&self, place: &Place) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ASK))
-            .set_response_timeout(Some(ASK))
-            .set_pipeline_buffer_size(QUEUE);
-        let passes = self.access.passes();
-        let enter = |pass: Arc<super::access::Pass>| {
-            let config = config.clone();
-            async move {
-                let node = pass.node(place)?;
-                node.client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-            }
-        };
-        match (enter(passes.current).await, passes.previous) {
-            (Err(error), Some(previous)) if may_be_refusal(&error) => {
-                enter(previous).await.map_err(|_| error)
-            }
-            (entered, _) => entered,
-        }
     }
 
     /// Asks a server what it takes itself for. `HELLO` needs no right that `AUTH` does not need.
@@ -180,6 +118,84 @@ impl Sentinels {
             return Ok(());
         }
         Err((ErrorKind::Client, "the server is not a master").into())
+    }
+}
+
+/// Asks in a task of its own: whoever does not wait for a slow sentinel leaves it to finish, and finds its connection made
+/// when it is asked again. Cut off each time, it would never be heard.
+async fn ask(sentinel: &Arc<Sentinel>) -> Word {
+    let sentinel = Arc::clone(sentinel);
+    let asked = tokio::spawn(async move { sentinel.ask().await });
+    asked.await.unwrap_or(Word::Silence)
+}
+
+impl Sentinel {
+    async fn ask(&self) -> Word {
+        let kept = self.connection.lock().clone();
+        let asked = async {
+            if let Some(mut connection) = kept
+                && let Ok(word) = self.question(&mut connection).await
+            {
+                return Ok((word, connection));
+            }
+            let mut connection = self.connect().await?;
+            let word = self.question(&mut connection).await?;
+            Ok((word, connection))
+        };
+        let answer = timeout(ASK, asked).await;
+        let (connection, word) = match answer {
+            Ok(Ok((word, connection))) => (Some(connection), word),
+            Ok(Err(error)) if closed(&error) => (None, Word::Closed),
+            _ => (None, Word::Silence),
+        };
+        *self.connection.lock() = connection;
+        word
+    }
+
+    /// Errors are those of the connection.
+    async fn question(&self, connection: &mut MultiplexedConnection) -> RedisResult<Word> {
+        // Address and epoch differ while a failover is under way, and only the first command knows the address then.
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        pipe.cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(&*self.master)
+            .cmd("SENTINEL")
+            .arg("MASTER")
+            .arg(&*self.master);
+        let answers: [RedisResult<Value>; 2] = pipe.query_async(connection).await?;
+        let [address, details] = answers;
+        let Some((host, port)) = from_redis_value::<Option<(String, u16)>>(address?)? else {
+            return Ok(Word::Unknown);
+        };
+        let details: HashMap<String, String> = from_redis_value(details?)?;
+        let epoch = details
+            .get("config-epoch")
+            .and_then(|text| text.parse().ok());
+        Ok(Word::Master(Place::Tcp(host, port), epoch.unwrap_or(0)))
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ASK))
+            .set_response_timeout(Some(ASK))
+            .set_pipeline_buffer_size(QUEUE);
+        let passes = self.access.passes();
+        let enter = |pass: Arc<super::access::Pass>| {
+            let config = config.clone();
+            async move {
+                let node = pass.node(&self.place)?;
+                node.client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+            }
+        };
+        match (enter(passes.current).await, passes.previous) {
+            (Err(error), Some(previous)) if may_be_refusal(&error) => {
+                enter(previous).await.map_err(|_| error)
+            }
+            (entered, _) => entered,
+        }
     }
 }
 

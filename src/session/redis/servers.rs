@@ -14,6 +14,7 @@ use crate::secret::{PrivateKey, SealingKey, StorePassword, StoreUrl};
 use crate::session::testing::{documented_rights, session_at, takes_less_than, tokens};
 
 mod addresses;
+mod slow;
 mod thawed;
 
 const LIFE: Duration = Duration::from_secs(600);

@@ -73,6 +73,40 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+/// A stretch of time from now on. A clock that is set back ends it: how much of it is left cannot be told any more, and
+/// waiting for the clock to come back could take hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Span {
+    /// From `now` on.
+    pub fn new(now: Timestamp, length: Duration) -> Self {
+        Self {
+            from: now,
+            until: now.plus(length),
+        }
+    }
+
+    /// What is left of it; zero when it is over.
+    pub fn left(self, now: Timestamp) -> Duration {
+        if self.from > now.plus(SET_BACK) {
+            return Duration::ZERO;
+        }
+        self.until.left(now)
+    }
+
+    /// Whether it is not over.
+    pub fn lasts(self, now: Timestamp) -> bool {
+        !self.left(now).is_zero()
+    }
+}
+
+/// Clocks are corrected by so much all the time.
+const SET_BACK: Duration = Duration::from_secs(1);
+
 /// Adds up the time that was spent waiting for others, which is nobody's own.
 #[derive(Debug, Default)]
 pub struct Waited(AtomicU64);

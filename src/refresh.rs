@@ -184,7 +184,8 @@ impl Refresher {
     ) -> Result<Arc<Session>, RefreshError> {
         let session = &found.session;
         let now = self.clock.now();
-        let rested = session.tokens.refreshed_at.plus(FORCED_AT_MOST_EVERY) <= now;
+        let rested = session.tokens.refreshed_at.plus(FORCED_AT_MOST_EVERY) <= now
+            || freshness::from_the_future(&session.tokens, now);
         // REFRESH-33: nobody burns tokens by asking again and again.
         if !rested && freshness(&session.tokens, now, Duration::ZERO) != Freshness::Expired {
             return Ok(Arc::clone(session));

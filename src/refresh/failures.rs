@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use crate::clock::Timestamp;
+use crate::clock::{Span, Timestamp};
 use crate::seal::random;
 use crate::session::RecordKey;
 
@@ -18,7 +18,7 @@ pub(super) struct Failures {
 #[derive(Debug, Clone, Copy)]
 struct Failure {
     in_a_row: u32,
-    until: Timestamp,
+    pause: Span,
 }
 
 impl Failures {
@@ -41,7 +41,7 @@ impl Failures {
 
     /// What is left of the pause, if there is one.
     pub(super) fn cooling(&self, key: RecordKey, now: Timestamp) -> Option<Duration> {
-        let left = self.pauses.peek(&key)?.until.left(now);
+        let left = self.pauses.peek(&key)?.pause.left(now);
         (!left.is_zero()).then_some(left)
     }
 
@@ -64,7 +64,7 @@ impl Failures {
         };
         let failure = Failure {
             in_a_row: in_a_row.saturating_add(1),
-            until: now.plus(pause),
+            pause: Span::new(now, pause),
         };
         self.pauses.insert(key, failure);
         pause
@@ -73,8 +73,8 @@ impl Failures {
     /// A sibling asked for a pause.
     pub(super) fn pause(&self, key: RecordKey, now: Timestamp, left: Duration) {
         let in_a_row = self.pauses.peek(&key).map_or(0, |f| f.in_a_row);
-        let until = now.plus(left);
-        self.pauses.insert(key, Failure { in_a_row, until });
+        let pause = Span::new(now, left);
+        self.pauses.insert(key, Failure { in_a_row, pause });
     }
 
     /// All is well again.
@@ -116,6 +116,18 @@ mod tests {
         assert!(!failures.take_spare(key, 0));
         assert!(failures.take_spare(key, 1));
         assert!(failures.take_spare(SessionId::generate().record_key(), 1));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_pause() {
+        let (failures, key) = (Failures::new(), SessionId::generate().record_key());
+        let ahead = START.plus(Duration::from_secs(3600));
+        failures.note(key, ahead, None);
+        assert!(failures.cooling(key, ahead).is_some());
+        assert_eq!(failures.cooling(key, START), None, "not for an hour");
+        failures.note(key, START, None);
+        let corrected = START.minus(FIRST / 2);
+        assert!(failures.cooling(key, corrected).is_some(), "by a little");
     }
 
     #[test]

@@ -59,11 +59,7 @@ impl<E: TokenEndpoint> Flight<E> {
         let deadline = self.started + self.endpoint.patience();
         loop {
             let step = match self.take_lease(known, deadline).await {
-                Ok((lease, permit)) => {
-                    let step = self.renew_tokens(lease).await;
-                    drop(permit);
-                    step
-                }
+                Ok((lease, permit)) => self.renew_tokens(lease, permit).await,
                 Err(outcome) => Step::Land(outcome, None),
             };
             match step {
@@ -139,12 +135,15 @@ impl<E: TokenEndpoint> Flight<E> {
     }
 
     /// Presents the token and stores what comes of it, as the holder of `lease`.
-    async fn renew_tokens(&self, lease: Lease) -> Step {
+    async fn renew_tokens(&self, lease: Lease, permit: OwnedSemaphorePermit) -> Step {
         let Some(token) = lease.session.tokens.refresh.clone() else {
             let _ = self.sessions.give_up(&self.id, lease, Duration::ZERO).await;
             return Step::Land(Outcome::NoRefreshToken, None);
         };
-        match self.holding(&lease, self.present(&lease, &token)).await {
+        let presented = self.holding(&lease, self.present(&lease, &token)).await;
+        // The provider has answered; the store may take hours.
+        drop(permit);
+        match presented {
             Presented::Answer(Ok(answer)) => self.take_answer(lease, answer).await,
             Presented::Answer(Err(CallError::OAuth { code })) if code == "invalid_grant" => {
                 self.rejected(lease).await

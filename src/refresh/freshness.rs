@@ -27,6 +27,9 @@ pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> F
     if tokens.usable_until() <= now {
         return Freshness::Expired;
     }
+    if from_the_future(tokens, now) {
+        return Freshness::Ageing;
+    }
     let window = refresh_before.min(life / 2) / 1000 * (1000 - jitter(tokens.refreshed_at));
     if left <= window {
         Freshness::Ageing
@@ -34,6 +37,14 @@ pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> F
         Freshness::Fresh
     }
 }
+
+/// The clock was set back, or another replica's is ahead: what the token says of its end cannot be believed for long.
+pub(super) fn from_the_future(tokens: &Tokens, now: Timestamp) -> bool {
+    tokens.refreshed_at > now.plus(SKEW)
+}
+
+/// Clocks that differ by no more than this are right (PRODUCT §7).
+const SKEW: Duration = Duration::from_secs(60);
 
 /// 0..=100, the same on all replicas because all know when the token was issued.
 fn jitter(issued: Timestamp) -> u32 {
@@ -78,6 +89,8 @@ mod tests {
             ("no window", s(300), ms(5001), 0, Fresh),
             ("no life", s(0), s(0), 60, Expired),
             ("window beyond the life", s(3600), s(3000), u64::MAX, Fresh),
+            ("issued by a clock that is ahead", s(300), s(359), 60, Fresh),
+            ("issued in the future", s(300), s(361), 60, Ageing),
         ] {
             assert_eq!(of(life, left, before), want, "{name}");
         }

@@ -19,7 +19,7 @@ use super::{
     CommitAnswer, EndAnswer, Found, Gone, Lease, LeaseAnswer, Meta, Owner, RecordKey, Session,
     Tokens,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Span, Timestamp};
 
 mod index;
 
@@ -48,7 +48,7 @@ struct Turn {
     /// The next generation, of an owner who lost the lease: whether it counts depends on what the present holder hears.
     parked: Option<(Owner, Arc<Session>)>,
     /// Who lost the lease while the provider was still to answer, and until when that is believed.
-    displaced: Option<(Owner, Timestamp)>,
+    displaced: Option<(Owner, Span)>,
     /// Who wrote the session last.
     writer: Option<Owner>,
 }
@@ -57,8 +57,8 @@ struct Turn {
 #[derive(Debug)]
 enum Claim {
     Free,
-    Held { owner: Owner, until: Timestamp },
-    Cooling { until: Timestamp },
+    Held { owner: Owner, span: Span },
+    Cooling { span: Span },
 }
 
 impl Memory {
@@ -165,20 +165,20 @@ impl Memory {
             if session.generation != generation {
                 return (LeaseAnswer::Newer(Arc::clone(session)), Change::Nothing);
             }
-            if let Claim::Held { until, .. } = turn.claim
-                && now < until
+            if let Claim::Held { span, .. } = turn.claim
+                && span.lasts(now)
             {
-                let retry_in = until.left(now);
+                let retry_in = span.left(now);
                 return (LeaseAnswer::Held { retry_in }, Change::Nothing);
             }
             // Nobody is left who could bring better ones: the old token is not presented again.
             if let Some(next) = turn.promote() {
                 return (LeaseAnswer::Newer(Arc::clone(&next)), Change::Replace(next));
             }
-            if let Claim::Cooling { until } = turn.claim
-                && now < until
+            if let Claim::Cooling { span } = turn.claim
+                && span.lasts(now)
             {
-                let left = until.left(now);
+                let left = span.left(now);
                 return (LeaseAnswer::CoolingDown { left }, Change::Nothing);
             }
             let owner = Owner::random();
@@ -187,7 +187,7 @@ impl Memory {
             }
             turn.claim = Claim::Held {
                 owner,
-                until: now.plus(ttl),
+                span: Span::new(now, ttl),
             };
             let session = Arc::clone(session);
             (
@@ -210,12 +210,12 @@ impl Memory {
             let ours =
                 current && !turn.claim.is_of_another(lease.owner, now) && !turn.claim.is_pause(now);
             if current && !ours {
-                turn.displaced = Some((lease.owner, now.plus(ttl)));
+                turn.displaced = Some((lease.owner, Span::new(now, ttl)));
             }
             if ours {
                 turn.claim = Claim::Held {
                     owner: lease.owner,
-                    until: now.plus(ttl),
+                    span: Span::new(now, ttl),
                 };
             }
             (ours, Change::Nothing)
@@ -278,7 +278,7 @@ impl Memory {
                 // It is for the token that failed, not for one that came meanwhile.
                 turn.claim = if session.generation == lease.session.generation {
                     Claim::Cooling {
-                        until: now.plus(cool_down),
+                        span: Span::new(now, cool_down),
                     }
                 } else {
                     Claim::Free
@@ -440,8 +440,8 @@ impl Turn {
 
     /// For how long another who lost the lease may still bring what was issued for the token.
     fn disputed(&self, me: Owner, now: Timestamp) -> Option<Duration> {
-        let (owner, until) = self.displaced?;
-        (owner != me && now < until).then(|| until.left(now))
+        let (owner, span) = self.displaced?;
+        (owner != me && span.lasts(now)).then(|| span.left(now))
     }
 
     /// This owner waits for an answer no longer.
@@ -457,17 +457,17 @@ impl Turn {
 
 impl Claim {
     fn is_of_another(&self, me: Owner, now: Timestamp) -> bool {
-        matches!(self, Self::Held { owner, until } if *owner != me && now < *until)
+        matches!(self, Self::Held { owner, span } if *owner != me && span.lasts(now))
     }
 
     fn is_pause(&self, now: Timestamp) -> bool {
-        matches!(self, Self::Cooling { until } if now < *until)
+        matches!(self, Self::Cooling { span } if span.lasts(now))
     }
 
     fn left(&self, now: Timestamp) -> Duration {
         match self {
             Self::Free => Duration::ZERO,
-            Self::Held { until, .. } | Self::Cooling { until } => until.left(now),
+            Self::Held { span, .. } | Self::Cooling { span } => span.left(now),
         }
     }
 }

@@ -79,6 +79,16 @@ impl Seen {
         true
     }
 
+    /// What was claimed at `now` came to nothing.
+    pub(super) fn release_touch(&self, key: RecordKey, now: Timestamp) {
+        if let Some(Memo::Alive { last, touched_at }) = self.entries.peek(&key)
+            && touched_at == Some(now)
+        {
+            let touched_at = None;
+            self.entries.insert(key, Memo::Alive { last, touched_at });
+        }
+    }
+
     /// The session was deleted from here.
     pub(super) fn gone(&self, key: RecordKey, why: Gone) {
         self.entries.insert(key, Memo::Ended(why));
@@ -144,5 +154,15 @@ mod tests {
         // An hour back: or else nobody would extend it for an hour.
         assert!(seen.claim_touch(key, START.plus(minutes(540)), pause));
         assert!(!seen.claim_touch(key, START.plus(minutes(540)), pause));
+        seen.release_touch(key, START.plus(minutes(539)));
+        assert!(
+            !seen.claim_touch(key, START.plus(minutes(540)), pause),
+            "another's claim"
+        );
+        seen.release_touch(key, START.plus(minutes(540)));
+        assert!(
+            seen.claim_touch(key, START.plus(minutes(540)), pause),
+            "it failed"
+        );
     }
 }

@@ -357,7 +357,11 @@ impl Sessions {
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.0.store {
             Store::Memory(_) => Ok(()),
-            Store::Redis(cached) => cached.redis.ping().await,
+            Store::Redis(cached) => {
+                // Whoever looks after the store wants the cache to be true, too, before anybody asks for a session.
+                cached.supervise();
+                cached.redis.ping().await
+            }
         }
     }
 

@@ -188,6 +188,8 @@ impl Shared {
                 Ended::Refused(code) => {
                     self.refused(node, code.as_deref());
                     sleep(jittered(REFUSED_PAUSE)).await;
+                    // It has a few tries again, or one failure more would cost as long.
+                    in_vain = 0;
                     continue;
                 }
             }

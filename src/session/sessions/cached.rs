@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{Sessions, Settings, Store};
@@ -97,6 +98,11 @@ impl Cached {
         }
     }
 
+    /// Sees to it that the cache is kept true.
+    pub(super) fn supervise(&self) {
+        self.tracker.supervise();
+    }
+
     /// What is cached, true or not.
     pub(super) fn held(&self, key: RecordKey) -> Option<Arc<Session>> {
         self.cache.held(key).map(|entry| entry.session)
@@ -177,7 +183,7 @@ impl Sessions {
         touch: bool,
     ) -> Result<Lookup, StoreError> {
         let settings = self.0.settings.load_full();
-        cached.tracker.supervise();
+        cached.supervise();
         if let Some(entry) = cached.cache.held(key)
             && entry.session.expires_at <= self.now()
         {
@@ -268,8 +274,11 @@ impl Sessions {
         let due = ttl.saturating_add(slack) < wanted || ttl > wanted.saturating_add(slack);
         if touch && due {
             self.met(key, &session, idle_expires_at);
-            if self.0.seen.claim_touch(key, now, slack) {
-                self.touch(key, Arc::clone(&session));
+            // With too many under way it is left to a later request.
+            if let Ok(permit) = Arc::clone(&self.0.touches).try_acquire_owned()
+                && self.0.seen.claim_touch(key, now, slack)
+            {
+                self.touch(key, Arc::clone(&session), permit);
             }
         }
         Found {
@@ -279,12 +288,9 @@ impl Sessions {
         }
     }
 
-    /// Extends the idle time off the request's path. With too many under way it is left to a later request. Every replica
-    /// hears of it, and reads the record with its new end: none extends it again.
-    fn touch(&self, key: RecordKey, session: Arc<Session>) {
-        let Ok(permit) = Arc::clone(&self.0.touches).try_acquire_owned() else {
-            return;
-        };
+    /// Extends the idle time off the request's path. Every replica hears of it, and reads the record with its new end: none
+    /// extends it again.
+    fn touch(&self, key: RecordKey, session: Arc<Session>, permit: OwnedSemaphorePermit) {
         let sessions = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -295,9 +301,11 @@ impl Sessions {
             let now = sessions.now();
             let ttl = wanted_ttl(session.expires_at, idle, now);
             cached.cache.about_to_write(key);
-            // Should it fail, the next request after the pause tries again.
-            if let Ok(true) = cached.redis.touch(key, ttl).await {
-                sessions.met(key, &session, idle.map(|_| now.plus(ttl)));
+            match cached.redis.touch(key, ttl).await {
+                Ok(true) => sessions.met(key, &session, idle.map(|_| now.plus(ttl))),
+                Ok(false) => {}
+                // Whoever comes next tries again.
+                Err(_) => sessions.0.seen.release_touch(key, now),
             }
         });
     }

@@ -139,7 +139,13 @@ impl Watch {
                     // That needs no store to be told.
                     return Some(Step::Over(StreamEnd::Expired));
                 }
-                let patience_ends = self.good_at + self.streams.patience();
+                // What was served on without the store is not served any more: its patience is over, whenever ours began.
+                let served_on = self.last.as_ref().is_some_and(|last| last.stale);
+                let patience_ends = if served_on {
+                    at
+                } else {
+                    self.good_at + self.streams.patience()
+                };
                 self.look_at = if at < patience_ends {
                     (at + RETRY).min(patience_ends)
                 } else if self.patient {

@@ -34,7 +34,7 @@ mod fixed;
 const STORE_PULSE: Duration = Duration::from_secs(1);
 /// Pause between looks at the providers: while one is missing, and when all are there.
 const PROVIDER_RETRY: Duration = Duration::from_secs(5);
-const PROVIDER_PULSE: Duration = Duration::from_secs(60);
+const PROVIDER_PULSE: Duration = Duration::from_secs(10);
 
 /// What storing a refreshed token, or revoking one, may take at shutdown beside the provider's own time.
 const STORING: Duration = Duration::from_secs(5);
@@ -291,7 +291,11 @@ async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
         let providers = live.load().providers.clone();
         let mut all = true;
         for provider in &providers {
-            if let Err(error) = provider.warm_up().await {
+            let there = match provider.warm_up().await {
+                Ok(()) => provider.is_there(PROVIDER_PULSE).await,
+                missing => missing,
+            };
+            if let Err(error) = there {
                 all = false;
                 if up != Some(false) {
                     tracing::warn!(provider = &*provider.config().name, %error, "provider is not available; trying again");

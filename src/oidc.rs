@@ -15,6 +15,7 @@ mod jwks;
 mod jws;
 mod logout_token;
 mod pause;
+mod presence;
 mod private_key;
 mod random;
 mod revoke;
@@ -311,6 +312,22 @@ impl Provider {
         let metadata = self.metadata().await?;
         self.key_set(&metadata.jwks_uri).await?;
         Ok(())
+    }
+
+    /// Whether it is there: it was heard within `time`, or answers now.
+    ///
+    /// # Errors
+    /// What the look met; the same for a moment, without another look.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a look that was begun is finished, and remembered.
+    pub async fn is_there(&self, time: Duration) -> Result<(), CallError> {
+        self.look(time).await
+    }
+
+    /// Whether the last look found nobody, and nothing was heard since.
+    pub fn is_away(&self) -> bool {
+        self.caller.presence().is_away()
     }
 
     /// What to expect of `iss` in the authorization response (RFC 9207 §2.4).

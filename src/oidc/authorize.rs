@@ -1,14 +1,17 @@
 //! Builds the address that sends a browser to log in.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use serde_json::Value;
+use tokio::time::timeout;
 use url::Url;
 
 use super::call::{Form, Request};
 use super::discovery::Metadata;
-use super::{AuthorizationRequest, CallError, Provider};
+use super::{Acted, AuthorizationRequest, CallError, Provider};
 use crate::config::model::Par;
 use crate::metrics::Endpoint;
 
@@ -17,6 +20,18 @@ impl Provider {
         &self,
         request: &AuthorizationRequest<'_>,
     ) -> Result<Url, CallError> {
+        // Whoever is sent to a provider that is not there sees an error of their browser, and not what they could do.
+        match timeout(LOOK, self.look(RECENT)).await {
+            Ok(there) => there?,
+            // Slow is not away; once away, it is not back before it says so.
+            Err(_) if self.is_away() => {
+                return Err(CallError::Unavailable {
+                    reason: "it was not there when it was asked last, and does not answer yet",
+                    acted: Acted::Unasked,
+                });
+            }
+            Err(_) => {}
+        }
         let metadata = self.metadata().await?;
         let parameters = self.parameters(request);
         let mut url = metadata.authorization_endpoint.clone();
@@ -102,6 +117,11 @@ impl Provider {
         Ok(request_uri)
     }
 }
+
+/// A provider that was heard so lately is there.
+const RECENT: Duration = Duration::from_millis(250);
+/// Longest wait for a word of one that was there when it was asked last.
+const LOOK: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

@@ -140,7 +140,7 @@ impl<T: Send + Sync + 'static> Cached<T> {
         F: Future<Output = Result<Fetched<T>, CallError>> + Send + 'static,
     {
         let called_at = Instant::now();
-        let mut done = {
+        let done = {
             let mut state = self.shared.state.lock();
             if let Some(done) = state.flight() {
                 done
@@ -154,10 +154,39 @@ impl<T: Send + Sync + 'static> Cached<T> {
                 self.launch(&mut state, fetch())
             }
         };
+        self.landed(done, called_at).await.map(Some)
+    }
+
+    /// A copy that is newer than this call, however lately one was fetched or could not be: for a caller with a measure of
+    /// its own.
+    ///
+    /// # Cancel safety
+    /// As [`Cached::get`].
+    pub(super) async fn renew<F>(&self, fetch: impl FnOnce() -> F) -> Result<Arc<T>, CallError>
+    where
+        F: Future<Output = Result<Fetched<T>, CallError>> + Send + 'static,
+    {
+        let called_at = Instant::now();
+        let done = {
+            let mut state = self.shared.state.lock();
+            match state.flight() {
+                Some(done) => done,
+                None => self.launch(&mut state, fetch()),
+            }
+        };
+        self.landed(done, called_at).await
+    }
+
+    /// What a flight brought that was in the air at `called_at`, or began then.
+    async fn landed(
+        &self,
+        mut done: watch::Receiver<()>,
+        called_at: Instant,
+    ) -> Result<Arc<T>, CallError> {
         let _ = done.changed().await;
         let state = self.shared.state.lock();
         match (&state.good, &state.failure) {
-            (Some(good), _) if good.fetched_at >= called_at => Ok(Some(Arc::clone(&good.value))),
+            (Some(good), _) if good.fetched_at >= called_at => Ok(Arc::clone(&good.value)),
             (_, Some(failure)) => Err(failure.error.clone()),
             (_, None) => Err(unavailable("the fetch did not finish")),
         }
@@ -200,8 +229,9 @@ impl<T> Shared<T> {
                 });
             }
             Err(error) => {
-                if state.good.is_some() {
-                    // Nobody waits for this one, so nobody else would tell.
+                let streak = state.failure.as_ref().map_or(0, |failure| failure.streak);
+                if state.good.is_some() && streak == 0 {
+                    // Perhaps nobody waits for this one, so nobody else would tell.
                     tracing::warn!(
                         provider = %self.policy.provider,
                         %error,
@@ -209,7 +239,6 @@ impl<T> Shared<T> {
                         self.policy.what
                     );
                 }
-                let streak = state.failure.as_ref().map_or(0, |failure| failure.streak);
                 let wait = FIRST_WAIT
                     .saturating_mul(1 << streak.min(10))
                     .min(LONGEST_WAIT);

@@ -22,6 +22,7 @@ use url::Url;
 
 use self::form::{Sent, TrackedBody, Withheld};
 use super::pause::retry_after;
+use super::presence::Presence;
 use super::{Acted, CallError, Claims};
 use crate::clock::{self, SharedClock};
 use crate::config::model;
@@ -37,6 +38,7 @@ pub(super) struct Caller {
     client: reqwest::Client,
     clock: SharedClock,
     metrics: Arc<Metrics>,
+    presence: Presence,
 }
 
 /// One call.
@@ -165,7 +167,13 @@ impl Caller {
             client,
             clock,
             metrics,
+            presence: Presence::default(),
         })
+    }
+
+    /// What the calls have told of whether the provider is there.
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Makes the call; `read` turns a 2xx answer into what was asked for.
@@ -185,6 +193,7 @@ impl Caller {
         let result = outcome
             .as_ref()
             .map_or_else(|failed| failed.result, |_| CallResult::Ok);
+        self.presence.note(result);
         self.metrics
             .provider_called(&self.provider, endpoint, result, took);
         tracing::debug!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::cached::Fetched;
@@ -38,13 +39,32 @@ impl Provider {
         self.metadata.get(|| self.read_metadata()).await
     }
 
+    /// See [`Provider::is_there`].
+    pub(super) async fn look(&self, within: Duration) -> Result<(), CallError> {
+        let presence = self.caller.presence();
+        if presence.heard_within(within) {
+            return Ok(());
+        }
+        if let Some(error) = presence.missed_within(LOOKED_LATELY) {
+            return Err(error);
+        }
+        // An answer that makes no sense is one: the copy at hand, where there is one, will do.
+        let _ = self.metadata.renew(|| self.read_metadata()).await;
+        presence.missed_within(Duration::MAX).map_or(Ok(()), Err)
+    }
+
     fn read_metadata(
         &self,
     ) -> impl Future<Output = Result<Fetched<Metadata>, CallError>> + Send + 'static {
         let caller = Arc::clone(&self.caller);
         let config = Arc::clone(&self.config);
         async move {
-            let document = fetch(&caller, &config).await?;
+            let (presence, asked) = (caller.presence(), Instant::now());
+            let document = fetch(&caller, &config).await.inspect_err(|error| {
+                if !presence.heard_since(asked) {
+                    presence.missed(error.clone());
+                }
+            })?;
             let value = parse(&document, &config).map_err(CallError::Metadata)?;
             Ok(Fetched { value, ttl: TTL })
         }
@@ -82,7 +102,8 @@ async fn read(caller: &Caller, config: &model::Provider, url: &Url) -> Result<Cl
     let request = Request {
         endpoint: Endpoint::Discovery,
         url,
-        within: config.timeout,
+        // A moment before nobody waits any more: how it ended is to be known.
+        within: config.timeout.mul_f64(0.9),
         authorization: None,
         form: None,
     };
@@ -201,6 +222,8 @@ fn names(document: &Claims, name: &str) -> Result<Option<Vec<String>>, String> {
 
 /// How long metadata are good before they are read again in the background (META-06).
 const TTL: Duration = Duration::from_secs(60 * 60);
+/// Pause between looks at a provider that was not there.
+const LOOKED_LATELY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

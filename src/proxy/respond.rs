@@ -20,7 +20,16 @@ use super::refusal::{Refusal, SOON};
 
 /// Answers a refusal; a navigation without session is sent to log in.
 pub(super) async fn refuse_or_login(ctx: &mut Context, head: &Parts, refusal: Refusal) -> Answer {
-    if !matches!(refusal, Refusal::Unauthenticated(_)) || !wants_login(ctx, head) {
+    if !matches!(refusal, Refusal::Unauthenticated(_)) {
+        return refuse(ctx, head, &refusal);
+    }
+    if !wants_login(ctx, head) {
+        // Nobody could log in now: a program had better come back than send its user to do so.
+        let refusal = if nobody_can_log_in(ctx) {
+            Refusal::ProviderUnavailable { retry_after: SOON }
+        } else {
+            refusal
+        };
         return refuse(ctx, head, &refusal);
     }
     let return_to = here(ctx, head);
@@ -72,6 +81,18 @@ fn wants_login(ctx: &Context, head: &Parts) -> bool {
         OnUnauthenticated::Unauthorized => false,
     };
     wanted && !fetch::is_prefetch(&head.headers)
+}
+
+/// Whether every provider that this route takes is known to be away.
+fn nobody_can_log_in(ctx: &Context) -> bool {
+    let live = &ctx.live;
+    let only = ctx
+        .route
+        .and_then(|index| live.config.routes[index].provider);
+    match only {
+        Some(index) => live.providers[index].is_away(),
+        None => live.providers.iter().all(|provider| provider.is_away()),
+    }
 }
 
 /// Whether the session may be there although no cookie came: `SameSite=Strict` ones stay behind when another site sends the

@@ -5,6 +5,8 @@ use serde_json::json;
 use super::super::tests::server::{Reply, Server};
 use super::super::tests::{Scene, config, metadata, object};
 use super::*;
+use crate::oidc::AuthorizationRequest;
+use crate::secret::{CodeVerifier, Nonce};
 
 const ISSUER: &str = "https://login.example.com/realms/acme";
 
@@ -219,6 +221,63 @@ async fn a_dead_provider_is_asked_rarely() {
         scene.provider.metadata().await.unwrap_err();
     }
     assert_eq!(scene.called("discovery", "server_error"), 1);
+}
+
+#[tokio::test]
+async fn a_provider_is_looked_for_when_its_last_word_is_old() {
+    let scene = Scene::new().await;
+    let looks = || scene.server.received(PATHS[0]).len();
+    let (lately, hour) = (Duration::ZERO, Duration::from_secs(3600));
+    for (time, looked) in [(lately, 1), (hour, 1), (lately, 2)] {
+        scene.provider.is_there(time).await.unwrap();
+        assert_eq!(looks(), looked);
+    }
+    // Some answers say that it is there, whatever else they say: the copy at hand serves on.
+    for status in [404, 429, 200] {
+        let answer = Reply::new(status, "text/html", "<html>");
+        scene.server.always(PATHS[0], answer);
+        scene.provider.is_there(lately).await.unwrap();
+        assert!(!scene.provider.is_away(), "{status}");
+        scene.provider.metadata().await.unwrap();
+    }
+    scene
+        .server
+        .always(PATHS[0], Reply::new(503, "text/html", ""));
+    scene.provider.is_there(hour).await.unwrap();
+    let before = looks();
+    for _ in 0..20 {
+        scene.provider.is_there(lately).await.unwrap_err();
+    }
+    assert!(scene.provider.is_away());
+    let looked = looks() - before;
+    assert!(looked < 10, "not each time: {looked}");
+    // Another endpoint answers.
+    let keys = format!("{}/jwks", scene.server.url()).parse().unwrap();
+    scene.provider.key_set(&keys).await.unwrap();
+    assert!(!scene.provider.is_away());
+}
+
+#[tokio::test]
+async fn a_silent_provider_holds_a_login_up_for_a_moment_and_is_known_to_be_away_then() {
+    let scene = Scene::impatient().await;
+    scene.provider.warm_up().await.unwrap();
+    scene.server.always(PATHS[0], Reply::silent());
+    let request = AuthorizationRequest {
+        redirect_uri: "https://shop.example.com/oauth2/callback",
+        state: "sealed",
+        nonce: &Nonce::new("n"),
+        verifier: &CodeVerifier::new("v"),
+        extra: &[],
+    };
+    let began = Instant::now();
+    while scene.provider.authorization_url(&request).await.is_ok() {
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "still sent there"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(scene.provider.is_away());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use daypass_testbed::provider::{Endpoint, Fault, Provider};
 use serde_json::json;
 
 use super::{SESSION, Stage, go};
+use crate::stage::PATIENCE;
 
 /// FLOW-21
 #[tokio::test(flavor = "multi_thread")]
@@ -153,6 +154,11 @@ async fn a_prefetch_starts_nothing() {
 async fn a_prefetched_logout_ends_nothing() {
     let stage = Stage::new();
     let client = stage.signed_in().await;
+    // RFC 9110 §9.2.1: nor does HEAD, which is safe.
+    let answer = go(client.request(http::Method::HEAD, stage.url("/oauth2/logout"))).await;
+    assert_eq!(answer.status, 204);
+    assert!(answer.header_all("set-cookie").is_empty(), "{answer:?}");
+    assert!(stage.knows(&client).await);
     let answer = go(client
         .navigate(stage.url("/oauth2/logout"))
         .header("sec-purpose", "prefetch"))
@@ -192,12 +198,12 @@ async fn with_the_provider_down_nobody_is_sent_there() {
         (503, &json!("provider_unavailable"))
     );
     assert!(problem.header("retry-after").is_some());
-    // Public routes go on, and so does the answer that one has to sign in.
+    // Public routes go on. A program is not told to have its user sign in, who could not.
     assert_eq!(
         go(Client::new().get(stage.url("/public/x"))).await.status,
         200
     );
-    assert_eq!(go(Client::new().get(stage.url("/hello"))).await.status, 401);
+    assert_cannot_sign_in(&stage).await;
     stage.provider.resume();
     let client = Client::new();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -209,6 +215,53 @@ async fn with_the_provider_down_nobody_is_sent_there() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stage.sign_in(&client).await;
+}
+
+/// An API without a session is told to come again.
+async fn assert_cannot_sign_in(stage: &Stage) {
+    let problem = go(Client::new().get(stage.url("/hello"))).await;
+    assert_eq!(
+        (problem.status, &problem.json()["reason"]),
+        (503, &json!("provider_unavailable"))
+    );
+    assert!(problem.header("retry-after").is_some());
+}
+
+/// PRODUCT §7, for a provider that was there when daypass started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_goes_down_is_noticed_by_whoever_wants_to_log_in() {
+    let mut stage = Stage::new();
+    let client = stage.signed_in().await;
+    let hello = stage.url("/hello?a=1");
+    stage.provider.stop();
+    let until = async |status| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let page = go(Client::new().navigate(&hello)).await;
+            if page.status == status {
+                return page;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "still {} and not {status}",
+                page.status
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let page = until(503).await;
+    assert_eq!(page.location(), None);
+    assert!(page.header("retry-after").is_some());
+    assert!(page.text().contains("sign-in service"), "{}", page.text());
+    assert_cannot_sign_in(&stage).await;
+    // Whoever has a session does not notice, and whoever asks for theirs is told that there is none.
+    assert_eq!(go(client.get(stage.url("/hello"))).await.status, 200);
+    let session = go(Client::new().get(stage.url("/oauth2/session"))).await;
+    assert_eq!(session.status, 401);
+    stage.provider.resume();
+    until(302).await;
+    assert_eq!(go(Client::new().get(stage.url("/hello"))).await.status, 401);
+    stage.sign_in(&Client::new()).await;
 }
 
 /// Down between the two halves of a login: a reload of the callback finishes it.

@@ -70,6 +70,12 @@ fn ready_takes_the_store_once_and_never_the_provider() {
     assert!(told.is_some(), "{}", daypass.log());
     provider.resume();
     until(&daypass, "providers", "ok");
+    // It is noticed without anybody wanting anything of it.
+    provider.stop();
+    let (status, said) = until(&daypass, "providers", "unreachable");
+    assert_eq!(status, 200, "{said}");
+    provider.resume();
+    until(&daypass, "providers", "ok");
 
     redis.kill();
     let (status, said) = until(&daypass, "store", "unreachable");

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::time::timeout;
+
 use super::flow::Flow;
 use crate::config::model;
 use crate::metrics::{LogoutKind, SessionEnd};
@@ -66,7 +68,10 @@ impl<P: Idp, S: Store> Flow<P, S> {
     }
 
     async fn try_back_channel(&self, token: &str) -> Result<(), BackChannelError> {
-        let (provider, told) = self.check(token).await?;
+        let checked = timeout(CHECKED_WITHIN, self.check(token)).await;
+        let (provider, told) = checked.unwrap_or(Err(BackChannelError::Unavailable(
+            "the provider's keys cannot be fetched in time",
+        )))?;
         let issuer = provider.config().issuer.as_str();
         if self.sessions.used(issuer, &told.id).await? {
             return Err(BackChannelError::Invalid("it was used before"));
@@ -200,6 +205,9 @@ impl From<StoreError> for FrontChannelError {
     }
 }
 
+/// Longest wait for metadata and keys (LOGOUT-11: some providers ask once and wait for little longer). What is being fetched
+/// goes on, and is at hand when the token comes again.
+const CHECKED_WITHIN: std::time::Duration = std::time::Duration::from_millis(1300);
 /// What another replica's clock may say.
 const SKEW: std::time::Duration = std::time::Duration::from_secs(60);
 /// Shorter `sid`s are counters, for all we know.

@@ -62,8 +62,8 @@ pub(super) async fn present(
     })
 }
 
-/// As [`present`], for our own endpoints: a session whose last token has run out is over, if any route shows it, as each
-/// request to such a route is told.
+/// As [`present`], for our own endpoints. A session whose last token has run out is over, if any route shows it, and so is
+/// one whose provider was taken out of the configuration: as each request to a route is told.
 ///
 /// # Errors
 /// As there.
@@ -82,6 +82,9 @@ pub(super) async fn signed_in(
                     .is_some_and(|end| end <= now) =>
         {
             Presented::None(Some((id, Gone::Expired)))
+        }
+        Presented::Session(_, found) if live.provider_of(&found.session).is_none() => {
+            Presented::None(None)
         }
         presented => presented,
     })

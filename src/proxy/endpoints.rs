@@ -199,8 +199,8 @@ impl Endpoints<'_> {
     }
 
     async fn logout(self, head: &Parts, form: &str) -> Answer {
-        if fetch::is_prefetch(&head.headers) {
-            // Looking ahead ends no session either.
+        if fetch::is_prefetch(&head.headers) || head.method == Method::HEAD {
+            // Whoever looks ahead, or only asks what would be answered, ends no session (RFC 9110 §9.2.1).
             return Answer::empty(StatusCode::NO_CONTENT);
         }
         let redirect = parameter(head.uri.query().unwrap_or_default(), "redirect")

@@ -48,6 +48,17 @@ pub(crate) fn failed(provider: &str, result: LoginResult, reason: &dyn std::fmt:
     );
 }
 
+/// A token was given back to its provider, or could not be.
+pub(crate) fn token_revoked(provider: &str, done: bool) {
+    tracing::info!(
+        target: "audit",
+        event = "token.revoked",
+        provider,
+        result = if done { "success" } else { "failure" },
+        "the token of a session that ended was revoked"
+    );
+}
+
 /// A session was replaced by a new login.
 pub(crate) fn replaced(old: &SessionId) {
     tracing::info!(

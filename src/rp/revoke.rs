@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::audit;
 use super::port::Idp;
 use crate::oidc::{CallError, Provider, Revocable};
 use crate::session::Tokens;
@@ -55,7 +56,9 @@ impl Revoker {
         let provider = Arc::clone(provider);
         // Owned by its permit: `drained` waits for it, and the deadline ends it.
         tokio::spawn(async move {
-            match timeout(DEADLINE, attempts(&*provider, &tokens)).await {
+            let revoked = timeout(DEADLINE, attempts(&*provider, &tokens)).await;
+            audit::token_revoked(&name, matches!(revoked, Ok(Ok(()))));
+            match revoked {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(provider = &*name, error = %error, "a token could not be revoked");

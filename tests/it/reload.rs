@@ -325,6 +325,10 @@ async fn provider_settings_change() {
         401,
         "its provider is gone"
     );
+    for path in ["/oauth2/session", "/oauth2/session/events"] {
+        let told = get(&client, daypass.url(path)).await;
+        assert_eq!(told.status, 401, "{path}: {}", told.text());
+    }
     signed_in(&Client::new().browse(daypass.url("/")).await.expect("login"));
     assert_eq!(
         (old.count(Endpoint::Token), new.count(Endpoint::Token)),

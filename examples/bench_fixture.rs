@@ -27,7 +27,7 @@ fn main() -> std::io::Result<()> {
 
 /// `access-ttl MILLISECONDS` is the life of the tokens issued from here on; `refresh-delay MILLISECONDS` is how long an
 /// answer to a refresh takes; `counters` tells, since it was asked last, how many refreshes were asked for, and over all
-/// how many of them presented a used token.
+/// how many of them presented a used token and how long all tokens together were.
 fn obey(provider: &Provider, command: &str) -> Value {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     let time = argument.parse().map(Duration::from_millis);
@@ -37,7 +37,11 @@ fn obey(provider: &Provider, command: &str) -> Value {
         ("counters", _) => {
             let refreshes = provider.count(Endpoint::Refresh);
             provider.forget_requests();
-            return json!({"refreshes": refreshes, "replays": provider.reused()});
+            return json!({
+                "refreshes": refreshes,
+                "replays": provider.reused(),
+                "token_bytes": provider.issued_token_bytes(),
+            });
         }
         _ => return json!({"error": format!("unknown command: {command}")}),
     }

@@ -273,7 +273,19 @@ impl Provider {
 
     /// Codes, tokens, verifiers and secrets handed out or seen so far.
     pub fn issued_secrets(&self) -> Vec<String> {
-        self.shared.lock().secrets.clone()
+        let state = self.shared.lock();
+        let secrets = state.secrets.iter();
+        secrets.map(|(_, secret)| secret.clone()).collect()
+    }
+
+    /// Length of all access, refresh and ID tokens handed out so far, in bytes.
+    pub fn issued_token_bytes(&self) -> usize {
+        let state = self.shared.lock();
+        let tokens = state
+            .secrets
+            .iter()
+            .filter(|(kind, _)| ["access token", "refresh token", "ID token"].contains(kind));
+        tokens.map(|(_, token)| token.len()).sum()
     }
 }
 

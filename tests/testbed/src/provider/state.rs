@@ -280,8 +280,8 @@ pub(crate) struct State {
     pub(crate) forgotten: usize,
     /// Presentations of refresh tokens that had been rotated away.
     pub(crate) reused: usize,
-    /// Everything secret that was handed out.
-    pub(crate) secrets: Vec<String>,
+    /// Everything secret that was handed out, and what it is.
+    pub(crate) secrets: Vec<(&'static str, String)>,
 }
 
 impl State {
@@ -315,7 +315,7 @@ impl State {
     }
 
     pub(crate) fn remember(&mut self, kind: &'static str, value: &str) {
-        self.secrets.push(value.to_owned());
+        self.secrets.push((kind, value.to_owned()));
         crate::secrets::record(kind, value);
     }
 

@@ -79,12 +79,12 @@ impl Seen {
         true
     }
 
-    /// What was claimed at `now` came to nothing.
-    pub(super) fn release_touch(&self, key: RecordKey, now: Timestamp) {
+    /// What was `claimed` then, with that pause, came to nothing: somebody is to try again soon, and not everybody at once.
+    pub(super) fn touch_failed(&self, key: RecordKey, claimed: Timestamp, pause: Duration) {
         if let Some(Memo::Alive { last, touched_at }) = self.entries.peek(&key)
-            && touched_at == Some(now)
+            && touched_at == Some(claimed)
         {
-            let touched_at = None;
+            let touched_at = Some(claimed.plus(TOUCH_AGAIN.min(pause)).minus(pause));
             self.entries.insert(key, Memo::Alive { last, touched_at });
         }
     }
@@ -126,6 +126,8 @@ impl std::fmt::Debug for Seen {
 }
 
 const REMEMBERED: usize = 10_000;
+/// Pause before an idle time is extended again that could not be.
+const TOUCH_AGAIN: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
@@ -154,15 +156,18 @@ mod tests {
         // An hour back: or else nobody would extend it for an hour.
         assert!(seen.claim_touch(key, START.plus(minutes(540)), pause));
         assert!(!seen.claim_touch(key, START.plus(minutes(540)), pause));
-        seen.release_touch(key, START.plus(minutes(539)));
-        assert!(
-            !seen.claim_touch(key, START.plus(minutes(540)), pause),
-            "another's claim"
-        );
-        seen.release_touch(key, START.plus(minutes(540)));
-        assert!(
-            seen.claim_touch(key, START.plus(minutes(540)), pause),
-            "it failed"
-        );
+        let claimed = START.plus(minutes(540));
+        for (name, of, after, again) in [
+            ("another's claim failed", START, TOUCH_AGAIN, false),
+            ("it failed, just now", claimed, TOUCH_AGAIN / 2, false),
+            ("it failed", claimed, TOUCH_AGAIN, true),
+        ] {
+            seen.touch_failed(key, of, pause);
+            assert_eq!(
+                seen.claim_touch(key, claimed.plus(after), pause),
+                again,
+                "{name}"
+            );
+        }
     }
 }

@@ -191,6 +191,15 @@ impl RedisServer {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
+    /// How many connections were ever made, this question's own among them.
+    pub(crate) fn connections(&self) -> u64 {
+        let info = self.cli(&["INFO", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse().unwrap()
+    }
+
     /// Sends a signal: `STOP` freezes, `CONT` thaws.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

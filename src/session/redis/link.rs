@@ -315,7 +315,12 @@ impl Ready {
             }
         };
         let class = Class::of(&error);
-        if class != Class::Answer {
+        let replace = match class {
+            Class::Answer => false,
+            Class::Lost => true,
+            Class::Elsewhere => self.shared.may_lead_elsewhere(),
+        };
+        if replace {
             self.shared.broken(self.epoch, false);
         }
         let failure = LinkError::of(&error, class);
@@ -323,6 +328,17 @@ impl Ready {
             self.shared.report_refusal(&error);
         }
         Err(failure)
+    }
+}
+
+impl Shared {
+    /// Whether another connection may lead to another server. Where only a name says which, one that was made a moment ago
+    /// has just been led by it: with each command refused, each would cost a connection.
+    fn may_lead_elsewhere(&self) -> bool {
+        match (&self.origin, &*self.state.borrow()) {
+            (Origin::Place(_), State::Up { since, .. }) => since.elapsed() >= LEAD_EVERY,
+            _ => true,
+        }
     }
 }
 
@@ -368,6 +384,8 @@ pub(super) const DIAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A server that has had so long to answer, and has not, is taken for silent.
 const FAIR: Duration = Duration::from_millis(200);
+/// Pause between connections to a place that takes no commands.
+const LEAD_EVERY: Duration = Duration::from_millis(250);
 /// A command whose connection broke is sent again on the next one.
 pub(super) const MAX_ATTEMPTS: u32 = 3;
 /// How often a command that a demoted master did not take is taken elsewhere.

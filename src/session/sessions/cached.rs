@@ -278,7 +278,7 @@ impl Sessions {
             if let Ok(permit) = Arc::clone(&self.0.touches).try_acquire_owned()
                 && self.0.seen.claim_touch(key, now, slack)
             {
-                self.touch(key, Arc::clone(&session), permit);
+                self.touch(key, Arc::clone(&session), now, slack, permit);
             }
         }
         Found {
@@ -290,7 +290,14 @@ impl Sessions {
 
     /// Extends the idle time off the request's path. Every replica hears of it, and reads the record with its new end: none
     /// extends it again.
-    fn touch(&self, key: RecordKey, session: Arc<Session>, permit: OwnedSemaphorePermit) {
+    fn touch(
+        &self,
+        key: RecordKey,
+        session: Arc<Session>,
+        claimed: Timestamp,
+        pause: Duration,
+        permit: OwnedSemaphorePermit,
+    ) {
         let sessions = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -304,8 +311,7 @@ impl Sessions {
             match cached.redis.touch(key, ttl).await {
                 Ok(true) => sessions.met(key, &session, idle.map(|_| now.plus(ttl))),
                 Ok(false) => {}
-                // Whoever comes next tries again.
-                Err(_) => sessions.0.seen.release_touch(key, now),
+                Err(_) => sessions.0.seen.touch_failed(key, claimed, pause),
             }
         });
     }

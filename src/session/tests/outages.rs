@@ -126,23 +126,16 @@ async fn a_refused_command_is_an_error_and_no_reason_to_reconnect() {
         .commit(&id, &lease, &tokens(1, now()))
         .await
         .unwrap();
-    let connections = || {
-        let info = server.cli(&["INFO", "stats"]);
-        let line = info
-            .lines()
-            .find_map(|l| l.strip_prefix("total_connections_received:"));
-        line.unwrap().trim().parse::<u64>().unwrap()
-    };
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     // Connections may be lost on a machine that stands still; not each time.
     eventually("no reconnect", async || {
-        let before = connections();
+        let before = server.connections();
         assert!(sessions.create(session_at(now())).await.is_err(), "OOM");
         let lease = sessions.lease(&id, 1).await;
         assert!(lease.is_err(), "no lease, no presenting: {lease:?}");
         found(sessions.load(&id).await);
         // One by redis-cli, for asking; none by us.
-        sessions.ping().await.is_ok() && connections() == before + 1
+        sessions.ping().await.is_ok() && server.connections() == before + 1
     })
     .await;
     assert!(

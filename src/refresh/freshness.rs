@@ -38,9 +38,11 @@ pub fn freshness(tokens: &Tokens, now: Timestamp, refresh_before: Duration) -> F
     }
 }
 
-/// The clock was set back, or another replica's is ahead: what the token says of its end cannot be believed for long.
+/// The clock was set back: by the token's own times it would be fresh for longer than it ever was. Replicas whose clocks
+/// differ by less than that do not renew each other's tokens.
 pub(super) fn from_the_future(tokens: &Tokens, now: Timestamp) -> bool {
-    tokens.refreshed_at > now.plus(SKEW)
+    let life = tokens.expires_at.left(tokens.refreshed_at);
+    tokens.refreshed_at > now.plus(life.max(SKEW))
 }
 
 /// Clocks that differ by no more than this are right (PRODUCT §7).
@@ -89,8 +91,10 @@ mod tests {
             ("no window", s(300), ms(5001), 0, Fresh),
             ("no life", s(0), s(0), 60, Expired),
             ("window beyond the life", s(3600), s(3000), u64::MAX, Fresh),
-            ("issued by a clock that is ahead", s(300), s(359), 60, Fresh),
-            ("issued in the future", s(300), s(361), 60, Ageing),
+            ("issued by a clock that is ahead", s(300), s(599), 60, Fresh),
+            ("issued in the future", s(300), s(601), 60, Ageing),
+            ("short life, a clock in order", s(10), s(69), 60, Fresh),
+            ("short life, issued in the future", s(10), s(71), 60, Ageing),
         ] {
             assert_eq!(of(life, left, before), want, "{name}");
         }

@@ -32,8 +32,9 @@ mod fixed;
 
 /// Pause between looks at the session store.
 const STORE_PULSE: Duration = Duration::from_secs(1);
-/// Pause between looks at the providers: while one is missing, and when all are there.
-const PROVIDER_RETRY: Duration = Duration::from_secs(5);
+/// Pause between looks at what is known of the providers.
+const PROVIDER_LOOK: Duration = Duration::from_secs(1);
+/// A provider that was not heard for so long is asked.
 const PROVIDER_PULSE: Duration = Duration::from_secs(10);
 
 /// What storing a refreshed token, or revoking one, may take at shutdown beside the provider's own time.
@@ -291,11 +292,8 @@ async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
         let providers = live.load().providers.clone();
         let mut all = true;
         for provider in &providers {
-            let there = match provider.warm_up().await {
-                Ok(()) => provider.is_there(PROVIDER_PULSE).await,
-                missing => missing,
-            };
-            if let Err(error) = there {
+            let warm = provider.warm_up().await;
+            if let Err(error) = provider.is_there(PROVIDER_PULSE).await.and(warm) {
                 all = false;
                 if up != Some(false) {
                     tracing::warn!(provider = &*provider.config().name, %error, "provider is not available; trying again");
@@ -307,7 +305,7 @@ async fn watch_providers(live: Arc<ArcSwap<Live>>, health: Arc<Health>) {
         }
         up = Some(all);
         health.providers(all);
-        tokio::time::sleep(if all { PROVIDER_PULSE } else { PROVIDER_RETRY }).await;
+        tokio::time::sleep(PROVIDER_LOOK).await;
     }
 }
 

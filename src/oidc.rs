@@ -240,6 +240,15 @@ pub struct IssParameter {
     pub required: bool,
 }
 
+/// What became of a token that was to be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is of no more use.
+    Done,
+    /// The provider revokes none, or none of this kind.
+    Unsupported,
+}
+
 /// A token to revoke (RFC 7009).
 #[derive(Debug)]
 pub enum Revocable<'a> {
@@ -312,22 +321,6 @@ impl Provider {
         let metadata = self.metadata().await?;
         self.key_set(&metadata.jwks_uri).await?;
         Ok(())
-    }
-
-    /// Whether it is there: it was heard within `time`, or answers now.
-    ///
-    /// # Errors
-    /// What the look met; the same for a moment, without another look.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: a look that was begun is finished, and remembered.
-    pub async fn is_there(&self, time: Duration) -> Result<(), CallError> {
-        self.look(time).await
-    }
-
-    /// Whether the last look found nobody, and nothing was heard since.
-    pub fn is_away(&self) -> bool {
-        self.caller.presence().is_away()
     }
 
     /// What to expect of `iss` in the authorization response (RFC 9207 §2.4).
@@ -405,11 +398,11 @@ impl Provider {
         self.ask_userinfo(token, subject).await
     }
 
-    /// Revokes a token; a provider without revocation endpoint is no error.
+    /// Revokes a token; that a provider does not do so is no error.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+    pub async fn revoke(&self, token: Revocable<'_>) -> Result<Revoked, CallError> {
         self.give_back(&token).await
     }
 

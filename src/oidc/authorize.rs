@@ -11,7 +11,7 @@ use url::Url;
 
 use super::call::{Form, Request};
 use super::discovery::Metadata;
-use super::{Acted, AuthorizationRequest, CallError, Provider};
+use super::{AuthorizationRequest, CallError, Provider};
 use crate::config::model::Par;
 use crate::metrics::Endpoint;
 
@@ -21,16 +21,10 @@ impl Provider {
         request: &AuthorizationRequest<'_>,
     ) -> Result<Url, CallError> {
         // Whoever is sent to a provider that is not there sees an error of their browser, and not what they could do.
-        match timeout(LOOK, self.look(RECENT)).await {
+        match timeout(LOOK, self.is_there(RECENT)).await {
             Ok(there) => there?,
             // Slow is not away; once away, it is not back before it says so.
-            Err(_) if self.is_away() => {
-                return Err(CallError::Unavailable {
-                    reason: "it was not there when it was asked last, and does not answer yet",
-                    acted: Acted::Unasked,
-                });
-            }
-            Err(_) => {}
+            Err(_) => self.caller.presence().missing().map_or(Ok(()), Err)?,
         }
         let metadata = self.metadata().await?;
         let parameters = self.parameters(request);
@@ -119,7 +113,7 @@ impl Provider {
 }
 
 /// A provider that was heard so lately is there.
-const RECENT: Duration = Duration::from_millis(250);
+const RECENT: Duration = Duration::from_secs(2);
 /// Longest wait for a word of one that was there when it was asked last.
 const LOOK: Duration = Duration::from_millis(500);
 

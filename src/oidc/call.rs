@@ -193,7 +193,7 @@ impl Caller {
         let result = outcome
             .as_ref()
             .map_or_else(|failed| failed.result, |_| CallResult::Ok);
-        self.presence.note(result);
+        self.presence.note(began, result);
         self.metrics
             .provider_called(&self.provider, endpoint, result, took);
         tracing::debug!(

@@ -39,18 +39,29 @@ impl Provider {
         self.metadata.get(|| self.read_metadata()).await
     }
 
-    /// See [`Provider::is_there`].
-    pub(super) async fn look(&self, within: Duration) -> Result<(), CallError> {
+    /// Whether it is there: it was heard within `time`, or answers now.
+    ///
+    /// # Errors
+    /// What the look met; the same for a while, without another look.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a look that was begun is finished, and remembered.
+    pub async fn is_there(&self, time: Duration) -> Result<(), CallError> {
         let presence = self.caller.presence();
-        if presence.heard_within(within) {
+        if presence.heard_within(time) {
             return Ok(());
         }
-        if let Some(error) = presence.missed_within(LOOKED_LATELY) {
+        if let Some(error) = presence.missing_lately() {
             return Err(error);
         }
         // An answer that makes no sense is one: the copy at hand, where there is one, will do.
         let _ = self.metadata.renew(|| self.read_metadata()).await;
-        presence.missed_within(Duration::MAX).map_or(Ok(()), Err)
+        presence.missing().map_or(Ok(()), Err)
+    }
+
+    /// Whether nobody was found there, not just once, and nothing was heard since.
+    pub fn is_away(&self) -> bool {
+        self.caller.presence().is_away()
     }
 
     fn read_metadata(
@@ -60,11 +71,9 @@ impl Provider {
         let config = Arc::clone(&self.config);
         async move {
             let (presence, asked) = (caller.presence(), Instant::now());
-            let document = fetch(&caller, &config).await.inspect_err(|error| {
-                if !presence.heard_since(asked) {
-                    presence.missed(error.clone());
-                }
-            })?;
+            let document = fetch(&caller, &config)
+                .await
+                .inspect_err(|error| presence.missed(asked, error))?;
             let value = parse(&document, &config).map_err(CallError::Metadata)?;
             Ok(Fetched { value, ttl: TTL })
         }
@@ -222,8 +231,6 @@ fn names(document: &Claims, name: &str) -> Result<Option<Vec<String>>, String> {
 
 /// How long metadata are good before they are read again in the background (META-06).
 const TTL: Duration = Duration::from_secs(60 * 60);
-/// Pause between looks at a provider that was not there.
-const LOOKED_LATELY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

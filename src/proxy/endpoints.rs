@@ -135,6 +135,11 @@ impl Endpoints<'_> {
         if !allowed.split(", ").any(|allow| allow == method.as_str()) {
             return Ok(self.refuse(&head, &Refusal::Method { allow: allowed }));
         }
+        let acts = matches!(endpoint, Endpoint::Callback(_) | Endpoint::Logout);
+        if acts && head.method == Method::HEAD {
+            // Whoever only asks what would be answered has nothing done (RFC 9110 §9.2.1).
+            return Ok(Answer::empty(StatusCode::NO_CONTENT));
+        }
         let form = if head.method == Method::POST {
             match self.ctx.waited.on(read_form(exchange)).await? {
                 Some(form) => form,
@@ -199,8 +204,8 @@ impl Endpoints<'_> {
     }
 
     async fn logout(self, head: &Parts, form: &str) -> Answer {
-        if fetch::is_prefetch(&head.headers) || head.method == Method::HEAD {
-            // Whoever looks ahead, or only asks what would be answered, ends no session (RFC 9110 §9.2.1).
+        if fetch::is_prefetch(&head.headers) {
+            // Looking ahead ends no session either.
             return Answer::empty(StatusCode::NO_CONTENT);
         }
         let redirect = parameter(head.uri.query().unwrap_or_default(), "redirect")

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::oidc::{
-    CallError, Claims, Clearance, Expectations, IdTokenError, Provider, Revocable, TokenResponse,
+    CallError, Claims, Clearance, Expectations, IdTokenError, Provider, Revocable, Revoked,
+    TokenResponse,
 };
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 
@@ -31,7 +32,10 @@ pub(crate) trait TokenEndpoint: Send + Sync + 'static {
         original: &Claims,
     ) -> impl Future<Output = Result<(), IdTokenError>> + Send;
     /// Revokes what a refresh brought for a session that is gone.
-    fn revoke(&self, token: Revocable<'_>) -> impl Future<Output = Result<(), CallError>> + Send;
+    fn revoke(
+        &self,
+        token: Revocable<'_>,
+    ) -> impl Future<Output = Result<Revoked, CallError>> + Send;
 }
 
 impl TokenEndpoint for Provider {
@@ -73,7 +77,7 @@ impl TokenEndpoint for Provider {
         self.verify_id_token(token, &expect).await.map(drop)
     }
 
-    async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+    async fn revoke(&self, token: Revocable<'_>) -> Result<Revoked, CallError> {
         Self::revoke(self, token).await
     }
 }

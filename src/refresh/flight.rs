@@ -17,6 +17,7 @@ use super::{Freshness, News, Outcome, freshness};
 use crate::clock::{SharedClock, Timestamp};
 use crate::metrics::{Metrics, RefreshResult, SessionEnd};
 use crate::oidc::{CallError, IdTokenError, Revocable, TokenResponse};
+use crate::rp::audit;
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 use crate::session::{
     CommitAnswer, EndAnswer, Lease, LeaseAnswer, Session, SessionId, Sessions, StoreError, Tokens,
@@ -76,15 +77,8 @@ impl<E: TokenEndpoint> Flight<E> {
             None => Revocable::Access(&leftover.access),
         };
         let revoked = timeout(CLEAN_UP, self.endpoint.revoke(token)).await;
-        let revoked = matches!(revoked, Ok(Ok(())));
-        info!(
-            target: "audit",
-            event = "token.revoked",
-            result = if revoked { "success" } else { "failure" },
-            provider = self.endpoint.name(),
-            session = self.short(),
-            "tokens of a session that is gone were given back"
-        );
+        let done = revoked.ok().and_then(Result::ok);
+        audit::token_revoked(self.endpoint.name(), Some(&self.short()), done);
     }
 
     /// Waits for the lease, or for whoever has it to bring a newer session.

@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::model;
-use crate::oidc::{Acted, CallError, Claims, Clearance, IdTokenError, Revocable, TokenResponse};
+use crate::oidc::{
+    Acted, CallError, Claims, Clearance, IdTokenError, Revocable, Revoked, TokenResponse,
+};
 use crate::secret::{AccessToken, IdToken, RefreshToken};
 use crate::session::testing::{RedisServer, START, config, session_at};
 use crate::session::{CommitAnswer, LeaseAnswer, Lookup};
@@ -198,13 +200,13 @@ impl TokenEndpoint for Idp {
         }
     }
 
-    async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+    async fn revoke(&self, token: Revocable<'_>) -> Result<Revoked, CallError> {
         let text = match token {
             Revocable::Refresh(token) => token.expose(),
             Revocable::Access(token) => token.expose(),
         };
         self.revoked.lock().push(text.to_owned());
-        Ok(())
+        Ok(Revoked::Done)
     }
 }
 

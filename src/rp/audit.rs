@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use ring::digest;
 
 use crate::metrics::{LoginResult, LogoutKind};
+use crate::oidc::Revoked;
 use crate::session::{Ended, Orphan, Session, SessionId};
 
 /// Names a subject in logs: the first 16 hex digits of SHA-256 over issuer and subject. It correlates lines; it is no
@@ -48,14 +49,19 @@ pub(crate) fn failed(provider: &str, result: LoginResult, reason: &dyn std::fmt:
     );
 }
 
-/// A token was given back to its provider, or could not be.
-pub(crate) fn token_revoked(provider: &str, done: bool) {
+/// The token of a session that is gone was to be revoked at its provider; `None` when that failed.
+pub(crate) fn token_revoked(provider: &str, session: Option<&str>, done: Option<Revoked>) {
     tracing::info!(
         target: "audit",
         event = "token.revoked",
         provider,
-        result = if done { "success" } else { "failure" },
-        "the token of a session that ended was revoked"
+        session,
+        result = match done {
+            Some(Revoked::Done) => "success",
+            Some(Revoked::Unsupported) => "unsupported",
+            None => "failure",
+        },
+        "the provider was asked to revoke the token of a session that is gone"
     );
 }
 

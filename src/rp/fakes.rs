@@ -17,7 +17,7 @@ use crate::config::model;
 use crate::metrics::LogoutKind;
 use crate::oidc::{
     Acted, AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter,
-    LogoutToken, LogoutTokenError, Revocable, TokenResponse,
+    LogoutToken, LogoutTokenError, Revocable, Revoked, TokenResponse,
 };
 use crate::seal::KeyRing;
 use crate::secret::{
@@ -118,7 +118,7 @@ pub(crate) struct FakeIdp {
     pub(crate) id_token: Mutex<fn() -> Result<Value, IdTokenError>>,
     pub(crate) logout_token: Mutex<fn() -> Result<LogoutToken, LogoutTokenError>>,
     pub(crate) userinfo: Mutex<fn() -> Result<Value, CallError>>,
-    pub(crate) revocation: Mutex<fn() -> Result<(), CallError>>,
+    pub(crate) revocation: Mutex<fn() -> Result<Revoked, CallError>>,
     /// One line per call, in order.
     pub(crate) calls: Mutex<Vec<String>>,
     /// `state`, nonce and verifier of authorization requests, in order.
@@ -173,7 +173,7 @@ impl FakeIdp {
             id_token: Mutex::new(|| Ok(json!({"sub": "jane", "sid": "s1", "name": "Jane"}))),
             logout_token: Mutex::new(|| Ok(logout_token())),
             userinfo: Mutex::new(|| Ok(json!({}))),
-            revocation: Mutex::new(|| Ok(())),
+            revocation: Mutex::new(|| Ok(Revoked::Done)),
             calls: Mutex::default(),
             sent: Mutex::default(),
         })
@@ -260,7 +260,7 @@ impl Idp for FakeIdp {
         (self.userinfo.lock())().map(object)
     }
 
-    async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+    async fn revoke(&self, token: Revocable<'_>) -> Result<Revoked, CallError> {
         self.note(match token {
             Revocable::Refresh(token) => format!("revoke {}", token.expose()),
             Revocable::Access(token) => format!("revoke {}", token.expose()),

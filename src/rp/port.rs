@@ -10,7 +10,7 @@ use crate::config::model;
 use crate::metrics::LogoutKind;
 use crate::oidc::{
     AuthorizationRequest, CallError, Claims, Expectations, IdTokenError, IssParameter, LogoutToken,
-    LogoutTokenError, Provider, Revocable, TokenResponse,
+    LogoutTokenError, Provider, Revocable, Revoked, TokenResponse,
 };
 use crate::seal::KeyRing;
 use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, IdToken};
@@ -44,7 +44,10 @@ pub(crate) trait Idp: std::fmt::Debug + Send + Sync + 'static {
         token: &AccessToken,
         subject: &str,
     ) -> impl Future<Output = Result<Claims, CallError>> + Send;
-    fn revoke(&self, token: Revocable<'_>) -> impl Future<Output = Result<(), CallError>> + Send;
+    fn revoke(
+        &self,
+        token: Revocable<'_>,
+    ) -> impl Future<Output = Result<Revoked, CallError>> + Send;
     fn end_session_url(
         &self,
         id_token_hint: Option<&IdToken>,
@@ -133,7 +136,7 @@ impl Idp for Provider {
         Self::userinfo(self, token, subject).await
     }
 
-    async fn revoke(&self, token: Revocable<'_>) -> Result<(), CallError> {
+    async fn revoke(&self, token: Revocable<'_>) -> Result<Revoked, CallError> {
         Self::revoke(self, token).await
     }
 

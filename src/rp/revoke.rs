@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::audit;
 use super::port::Idp;
-use crate::oidc::{CallError, Provider, Revocable};
+use crate::oidc::{CallError, Provider, Revocable, Revoked};
 use crate::session::Tokens;
 
 /// Revokes tokens in the background. Cheap to clone: one for the process, which outlives reloads, so that a drain waits for
@@ -57,9 +57,10 @@ impl Revoker {
         // Owned by its permit: `drained` waits for it, and the deadline ends it.
         tokio::spawn(async move {
             let revoked = timeout(DEADLINE, attempts(&*provider, &tokens)).await;
-            audit::token_revoked(&name, matches!(revoked, Ok(Ok(()))));
+            let done = revoked.as_ref().ok().and_then(|done| done.as_ref().ok());
+            audit::token_revoked(&name, None, done.copied());
             match revoked {
-                Ok(Ok(())) => {}
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(provider = &*name, error = %error, "a token could not be revoked");
                 }
@@ -76,7 +77,7 @@ impl Revoker {
     }
 }
 
-async fn attempts<P: Idp>(provider: &P, tokens: &Tokens) -> Result<(), CallError> {
+async fn attempts<P: Idp>(provider: &P, tokens: &Tokens) -> Result<Revoked, CallError> {
     for pause in PAUSES {
         match attempt(provider, tokens).await {
             Err(CallError::Unavailable { .. }) => sleep(pause).await,
@@ -89,7 +90,7 @@ async fn attempts<P: Idp>(provider: &P, tokens: &Tokens) -> Result<(), CallError
     attempt(provider, tokens).await
 }
 
-async fn attempt<P: Idp>(provider: &P, tokens: &Tokens) -> Result<(), CallError> {
+async fn attempt<P: Idp>(provider: &P, tokens: &Tokens) -> Result<Revoked, CallError> {
     let token = tokens
         .refresh
         .as_ref()

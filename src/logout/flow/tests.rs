@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::oidc::CallError;
+use crate::oidc::{CallError, Revoked};
 use crate::rp::fakes::{self, FakeIdp, FakeStore, NOW};
 
 pub(in crate::logout) struct World {
@@ -177,7 +177,7 @@ async fn tokens_never_go_to_a_provider_that_changed_its_issuer() {
 /// LOGOUT-05
 #[tokio::test(start_paused = true)]
 async fn a_revocation_is_tried_three_times_and_only_while_it_helps() {
-    type Row = (&'static str, fn() -> Result<(), CallError>, usize);
+    type Row = (&'static str, fn() -> Result<Revoked, CallError>, usize);
     let rows: [Row; 4] = [
         ("outage", || Err(fakes::outage()), 3),
         (

@@ -361,6 +361,10 @@ async fn the_audit_log_tells_of_logins_logouts_refusals_and_failed_refreshes() {
         json!({"event": "logout", "kind": "rp_initiated", "session": session}),
     );
     assert_eq!(logout["subject.hash"], hash, "{logout}");
+    tells(
+        "revocation",
+        json!({"event": "token.revoked", "result": "success", "provider": "provider"}),
+    );
 
     provider.behave();
     assert_eq!(

@@ -77,7 +77,7 @@ chaos: ## Break everything around a fleet, for MINUTES=5, from SEED= (drawn and 
 	    $(CARGO) test --test chaos -- --ignored --nocapture
 
 .PHONY: bench
-bench: ## Compare daypass with a bare pingora proxy and nginx, and measure a fleet (release build, about 12 minutes the first time)
+bench: ## Compare daypass with a bare pingora proxy and nginx, and measure a fleet (release build, about 15 minutes the first time)
 	@scripts/install-deps --for bench
 	$(CARGO) build --release --bin daypass --example bare_proxy
 	$(CARGO) build --example bench_fixture

@@ -264,12 +264,12 @@ impl Redis {
         script.arg(u8::from(self.was_away(key, ttl)));
         script.arg(served.map_or_else(String::new, |since| since.to_string()));
         let answer = self.run(StoreOp::Lease, &script).await;
-        match answer.as_ref().map(|(tag, _)| &**tag) {
-            Ok("yield") => {
-                let age = answer.as_ref().map_or(Duration::ZERO, |(_, age)| left(age));
-                self.applications.keep(key, application.told_to_wait(age));
+        match &answer {
+            Ok((tag, age)) if tag == "yield" => {
+                let application = application.told_to_wait(left(age));
+                self.applications.keep(key, application);
             }
-            Ok("held") => self.applications.keep(key, application.afresh()),
+            Ok((tag, _)) if tag == "held" => self.applications.keep(key, application.afresh()),
             // It may be ours by now; under another name we would wait for ourselves.
             Err(_) => self.applications.keep(key, application),
             Ok(_) => {}

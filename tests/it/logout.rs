@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::BINARY;
 use crate::login::{SESSION, Stage, brief, go, parameter, replaced};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether the answer tells the browser to forget the session cookie.
 fn clears(answer: &Response) -> bool {

@@ -14,7 +14,7 @@ use crate::BINARY;
 pub(crate) const JANE: &str = "248289761001";
 
 /// How long a raw exchange waits for more bytes. Every request on the stage ends its connection, so this is only for failures.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All parts of one test.
 pub(crate) struct Stage {

@@ -195,3 +195,27 @@ async fn touching_never_recreates_a_record() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(record_key(&server), "");
 }
+
+#[tokio::test]
+async fn an_idle_time_that_could_not_be_extended_is_tried_again_soon() {
+    let server = RedisServer::start();
+    let (sessions, _) = open(&server.config());
+    let id = sessions.create(session_at(now())).await.unwrap();
+    let (key, half_an_hour) = (record_key(&server), 1_800_000);
+    server.cli(&["PEXPIRE", &key, &half_an_hour.to_string()]);
+    server.cli(&["ACL", "SETUSER", "default", "-pexpire"]);
+    let refused = async || {
+        found(sessions.load(&id).await);
+        server
+            .cli(&["INFO", "errorstats"])
+            .contains("errorstat_NOPERM")
+    };
+    eventually("refused", refused).await;
+    server.cli(&["ACL", "SETUSER", "default", "+pexpire"]);
+    // By itself it would be six minutes until the next try.
+    let extended = async || {
+        found(sessions.load(&id).await);
+        pttl(&server, &key) > half_an_hour
+    };
+    eventually("extended", extended).await;
+}

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::BINARY;
 
 /// Longest wait for what must happen soon, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Life of a token that is to be expired when it is first shown.
 const A_MOMENT: Duration = Duration::from_millis(100);
 

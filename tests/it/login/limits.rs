@@ -7,7 +7,9 @@ use daypass_testbed::provider::{Endpoint, Fault, Provider};
 use serde_json::json;
 
 use super::{SESSION, Stage, go};
-use crate::stage::PATIENCE;
+
+/// Looks at a provider that is away are at most ten seconds apart.
+const RECOVERY: Duration = Duration::from_secs(20);
 
 /// FLOW-21
 #[tokio::test(flavor = "multi_thread")]
@@ -167,6 +169,20 @@ async fn a_prefetched_logout_ends_nothing() {
     assert!(stage.knows(&client).await);
 }
 
+/// RFC 9110 §9.2.1: HEAD is safe, so it redeems no code.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_is_only_asked_about_is_not_used_up() {
+    let stage = Stage::new();
+    let client = Client::new();
+    let callback = stage.callback(&client).await;
+    let answer = go(client.request(http::Method::HEAD, &callback)).await;
+    assert_eq!(answer.status, 204);
+    stage.nothing_redeemed("HEAD");
+    let done = go(client.navigate(&callback)).await;
+    assert_eq!(done.status, 303, "{}", done.text());
+    assert!(stage.knows(&client).await);
+}
+
 /// PRODUCT §7: the page says so; APIs get 503.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_provider_down_nobody_is_sent_there() {
@@ -206,14 +222,7 @@ async fn with_the_provider_down_nobody_is_sent_there() {
     assert_cannot_sign_in(&stage).await;
     stage.provider.resume();
     let client = Client::new();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while go(client.navigate(stage.url("/hello"))).await.status != 302 {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "it recovers by itself"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until(|| client.navigate(stage.url("/hello")), 302).await;
     stage.sign_in(&client).await;
 }
 
@@ -226,9 +235,14 @@ async fn assert_cannot_sign_in(stage: &Stage) {
 
 /// What an API without a session gets, once it is this status.
 async fn anonymous_api(stage: &Stage, status: u16) -> Response {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    until(|| Client::new().get(stage.url("/hello")), status).await
+}
+
+/// Asks again until the answer has this status.
+async fn until(call: impl Fn() -> Call, status: u16) -> Response {
+    let deadline = std::time::Instant::now() + RECOVERY;
     loop {
-        let answer = go(Client::new().get(stage.url("/hello"))).await;
+        let answer = go(call()).await;
         if answer.status == status {
             return answer;
         }
@@ -248,22 +262,8 @@ async fn a_provider_that_goes_down_is_noticed_by_whoever_wants_to_log_in() {
     let client = stage.signed_in().await;
     let hello = stage.url("/hello?a=1");
     stage.provider.stop();
-    let until = async |status| {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            let page = go(Client::new().navigate(&hello)).await;
-            if page.status == status {
-                return page;
-            }
-            assert!(
-                std::time::Instant::now() < deadline,
-                "still {} and not {status}",
-                page.status
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let page = until(503).await;
+    let login = || Client::new().navigate(&hello);
+    let page = until(login, 503).await;
     assert_eq!(page.location(), None);
     assert!(page.header("retry-after").is_some());
     assert!(page.text().contains("sign-in service"), "{}", page.text());
@@ -273,7 +273,7 @@ async fn a_provider_that_goes_down_is_noticed_by_whoever_wants_to_log_in() {
     let session = go(Client::new().get(stage.url("/oauth2/session"))).await;
     assert_eq!(session.status, 401);
     stage.provider.resume();
-    until(302).await;
+    until(login, 302).await;
     anonymous_api(&stage, 401).await;
     stage.sign_in(&Client::new()).await;
 }

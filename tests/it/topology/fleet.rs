@@ -45,7 +45,10 @@ fn check_online(daypass: &Daypass) -> String {
 async fn sentinels_replace_a_master_under_load_and_a_password_is_rotated() {
     let (provider, echo) = (provider(), Echo::start());
     let (first, second) = (user("daypass"), user("daypass"));
-    let rights = "~daypass:* -@all +ping +select +get +set +del +exists +pttl +pexpire +zadd +zrem +zcard +zrangebyscore +zremrangebyrank +zrevrange +hget +hset +hmget +evalsha +script|load +time +client|tracking";
+    let mut documented = include_str!("../../../docs/redis.md").lines();
+    let (_, rights) = documented
+        .find_map(|line| line.split_once("user daypass on >PASSWORD "))
+        .expect("the rights at servers");
     let mut watched = Watched::with(
         1,
         Options {

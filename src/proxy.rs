@@ -361,9 +361,14 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let status = session.response_written().map(|head| head.status);
         account::account(ctx, &session.req_header().method, status);
+        if error.is_none()
+            && let Some(seat) = ctx.seat.take()
+        {
+            seat.answered();
+        }
     }
 
     fn fail_to_connect(

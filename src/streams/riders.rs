@@ -68,6 +68,7 @@ pub struct Cut {
 pub struct Seat {
     riders: Riders,
     slot: usize,
+    answered: bool,
 }
 
 impl Cut {
@@ -79,6 +80,11 @@ impl Cut {
 
     fn is_made(&self) -> bool {
         self.made.load(Ordering::Acquire)
+    }
+
+    /// Makes it undone, for the next request.
+    fn unmake(&self) {
+        self.made.store(false, Ordering::Release);
     }
 
     fn make(&self) {
@@ -129,6 +135,7 @@ impl Riders {
         Seat {
             riders: self.clone(),
             slot,
+            answered: false,
         }
     }
 
@@ -253,6 +260,12 @@ impl Seat {
         self.riders.0.mounted.store(false, Ordering::Release);
     }
 
+    /// The whole answer is out: a cut that was made meanwhile came too late, and the connection lives on. The client may
+    /// have sent its next request by now.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+
     fn with_ride<T>(&self, f: impl FnOnce(&Riders, &Streams, &mut Ride) -> T) -> Option<T> {
         let mut rides = self.riders.0.rides.lock();
         let Rides { streams, slots, .. } = &mut *rides;
@@ -270,7 +283,9 @@ impl Drop for Seat {
         let ride = place.take();
         drop(rides);
         let Some(ride) = ride else { return };
-        if ride.cut.is_none() && ride.ended.is_none() {
+        if ride.cut.is_none() && (self.answered || ride.ended.is_none()) {
+            // Nobody can make it any more: the ride is out of its place.
+            self.riders.0.cut.unmake();
             self.riders.0.mounted.store(false, Ordering::Release);
         }
         if let Some(watch) = ride.watch {

@@ -248,6 +248,32 @@ async fn a_cut_hits_only_the_one_it_is_meant_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cut_that_comes_after_the_whole_answer_leaves_the_connection() {
+    // RFC 9112 §9.3: what is kept alive takes the next request, and the client may have sent it.
+    let rig = rig();
+    let riders = Riders::default();
+    for (name, answered) in [("answered", true), ("in the middle", false)] {
+        let id = rig.session().await;
+        let seat = riders.mount(&rig.streams, id.clone(), Bond::Token, None);
+        seat.watch();
+        rig.sessions.delete(&id).await.unwrap();
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert!(riders.is_cut() && seat.ended().is_some(), "{name}");
+        if answered {
+            seat.answered();
+        } else {
+            drop(seat);
+        }
+        assert_eq!(riders.is_cut(), !answered, "{name}");
+        let next = riders.mount(&rig.streams, rig.session().await, Bond::Token, None);
+        assert_eq!(riders.is_cut(), !answered, "{name}: the next request");
+        next.answered();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn streams_of_events_are_bounded_by_session() {
     let rig = rig();
     let (one, two) = (rig.session().await, rig.session().await);

@@ -118,7 +118,8 @@ await run(given.shots, async (page, context) => {
   }
   // The watch itself works: what the policy forbids is seen.
   await page.goto(`${origin}/oauth2/no-such-page`);
+  const told = page.waitForEvent('console', { predicate: (message) => message.text().includes('Content Security Policy') });
   await page.evaluate(() => document.body.insertAdjacentHTML('beforeend', '<p style="color: red">'));
-  await page.waitForTimeout(100);
+  await told;
   expect(violations.length > 0, 'a violation must be seen', { violations });
 }, { blocked: given.blocked === 'yes' });

@@ -238,7 +238,8 @@ async fn the_reason_says_what_became_of_the_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_brings_a_new_token_now_and_not_too_often() {
     let provider = Provider::with(|settings| settings.access_ttl = Duration::from_secs(1));
-    let stage = Stage::with(provider, |setup| setup);
+    // A token is renewed when it has run out, never on the quiet before.
+    let stage = Stage::with(provider, |setup| setup.set("session.refresh_before", "0s"));
     let client = stage.signed_in().await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     stage
@@ -288,7 +289,7 @@ async fn refresh_brings_a_new_token_now_and_not_too_often() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_fails_says_which_way() {
     let provider = Provider::with(|settings| settings.access_ttl = Duration::from_secs(1));
-    let stage = Stage::with(provider, |setup| setup);
+    let stage = Stage::with(provider, |setup| setup.set("session.refresh_before", "0s"));
     let (outage, ended) = (stage.signed_in().await, stage.signed_in().await);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     stage

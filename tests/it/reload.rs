@@ -256,6 +256,7 @@ async fn a_new_client_secret_is_used_from_the_next_call_on() {
     let mut daypass = Daypass::ready(BINARY, &setup);
     let client = Client::new();
     signed_in(&client.browse(daypass.url("/")).await.expect("login"));
+    provider.configure(|settings| settings.access_ttl = Duration::from_mins(5));
     let secret = "another-secret-0123456789abcdef";
     daypass_testbed::secrets::record("client secret", secret);
     provider.register(Registration {
@@ -374,11 +375,14 @@ async fn requests_under_way_are_undisturbed() {
 async fn a_refresh_under_way_is_finished() {
     let provider = Provider::with(|settings| settings.access_ttl = Duration::from_secs(1));
     let echo = Echo::start();
-    let setup = Setup::new(&provider, &echo.url()).set("session.refresh_before", "0s");
+    let setup = Setup::new(&provider, &echo.url())
+        .set("session.refresh_before", "0s")
+        .set("provider.timeout", "30s");
     let mut daypass = Daypass::ready(BINARY, setup);
     let client = Client::new();
     signed_in(&client.browse(daypass.url("/")).await.expect("login"));
     provider.configure(|settings| settings.access_ttl = Duration::from_secs(300));
+    provider.forget_requests();
     provider.fault(Endpoint::Refresh, Fault::StallAnswer);
     // The access token has run out when a request makes the provider be asked.
     let mut waiting = None;
@@ -390,7 +394,7 @@ async fn a_refresh_under_way_is_finished() {
     });
     assert!(stalled.is_some(), "{}", daypass.log());
     reloaded(&mut daypass, "success", |daypass| {
-        daypass.change(|setup| setup.set("provider.timeout", "4s"));
+        daypass.change(|setup| setup.set("provider.timeout", "29s"));
     });
     provider.release();
     let answer = waiting

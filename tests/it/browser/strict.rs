@@ -27,7 +27,7 @@ fn a_strict_cookie_signs_in_from_another_site() {
     step(&lines, "from_elsewhere");
     assert_eq!(
         real.provider
-            .count("grant.success", Some("authorization_code")),
+            .count_from(1, "grant.success", Some("authorization_code")),
         1
     );
 }

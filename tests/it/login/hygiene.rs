@@ -1,6 +1,6 @@
 //! Shows that a browser never gets to see a token (BFF-01).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daypass_testbed::client::{Call, Client, Form, Response};
 use daypass_testbed::provider::{
@@ -9,6 +9,7 @@ use daypass_testbed::provider::{
 use serde_json::json;
 
 use super::{Stage, go};
+use crate::stage::PATIENCE;
 
 /// A browser that keeps every answer daypass gave it.
 struct Witness<'a> {
@@ -64,10 +65,14 @@ async fn no_answer_of_ours_holds_a_token() {
     });
     let section = json!({"issuer": provider.issuer(), "client_id": CLIENT_ID, "client_key": key.pem, "userinfo": true, "timeout": "2s"});
     let stage = Stage::with(provider, |setup| {
-        setup.set("provider", section).set(
-            "session.expose_claims",
-            json!(["name", "email", "at_hash", "nonce", "sid", "aud"]),
-        )
+        setup
+            .set("provider", section)
+            .set(
+                "session.expose_claims",
+                json!(["name", "email", "at_hash", "nonce", "sid", "aud"]),
+            )
+            // A token is renewed when it has run out, never on the quiet before.
+            .set("session.refresh_before", "0s")
     });
     let mut witness = Witness {
         stage: &stage,
@@ -94,17 +99,23 @@ async fn no_answer_of_ours_holds_a_token() {
     );
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let asked = stage.provider.count(Endpoint::Refresh);
+    stage
+        .provider
+        .configure(|settings| settings.access_ttl = Duration::from_secs(3));
     assert_eq!(
         w.post("refresh", "/oauth2/session/refresh").await.status,
         200
     );
     assert_eq!(stage.provider.count(Endpoint::Refresh), asked + 1);
     // Answers that fail, in every way that has a page or a problem of its own.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     stage
         .provider
         .always(Endpoint::Refresh, [Fault::status(500)]);
-    assert_eq!(w.get("503", "/hello").await.status, 503);
+    let deadline = Instant::now() + PATIENCE;
+    while w.get("503", "/status/200").await.status != 503 {
+        assert!(Instant::now() < deadline, "the token does not run out");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     w.browse("503 page", stage.url("/hello")).await;
     stage.provider.behave();
     for fault in [

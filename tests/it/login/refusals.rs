@@ -332,7 +332,7 @@ async fn an_answer_that_does_not_stand_up_makes_no_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_endpoint_that_fails_is_an_outage() {
     let stage = Stage::with(Provider::start(), |setup| {
-        setup.set("provider.timeout", "400ms")
+        setup.set("provider.timeout", "3s")
     });
     let rows = [
         ("500", Fault::status(500)),

@@ -146,6 +146,8 @@ async fn what_was_asked_for_outlives_the_chooser_and_a_failure() {
     // A provider that cannot be asked at all.
     two.honest.stop();
     two.daypass.restart();
+    // Connections to the process before are dead.
+    let client = client.twin();
     let url = two
         .daypass
         .url(&format!("/oauth2/login?provider=acme&{asked}"));

@@ -73,11 +73,14 @@ async fn whole_life(row: &str, id: &str, auth: Auth, config: Value) {
     for (name, value) in config.as_object().expect("a map") {
         section[name] = value.clone();
     }
-    // Tokens that are expired when they arrive: the first request refreshes.
+    // A token that soon runs out, so that a request refreshes; the next one lasts.
     provider.configure(|settings| settings.access_ttl = std::time::Duration::from_secs(1));
     let stage = Stage::with(provider, |setup| setup.set("provider", section));
     let client = Client::new();
     stage.sign_in(&client).await;
+    stage
+        .provider
+        .configure(|settings| settings.access_ttl = std::time::Duration::from_secs(300));
     assert!(
         stage.echo.last().expect("forwarded").bearer().is_some(),
         "{row}"

@@ -249,7 +249,7 @@ async fn the_line_of_whoever_is_known_has_the_hash_of_their_name() {
     assert_eq!(line_of(&daypass, &out)["subject.hash"], known, "logout");
 
     // A token that has run out and cannot be renewed.
-    provider.fault(Endpoint::Token, Fault::Answer(json!({"expires_in": 1})));
+    provider.configure(|settings| settings.access_ttl = Duration::from_secs(1));
     client.browse(daypass.url("/")).await.expect("a login");
     provider.stop();
     for path in ["/", "/oauth2/session/refresh"] {

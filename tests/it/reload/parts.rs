@@ -19,6 +19,10 @@ async fn the_level_of_logs_changes_at_sighup() {
         move |daypass: &mut Daypass| daypass.change(|setup| setup.set("logging.level", level))
     };
     reloaded(&mut daypass, "success", level("error"));
+    // What is known of by now was written under the new level, and so is all that follows.
+    signed_in(&get(&Client::new(), daypass.url("/public/at-last")).await);
+    let line = daypass.wait_for_log(&["/public/at-last"], PATIENCE);
+    assert!(line.is_some(), "{}", daypass.log());
     let already = daypass.lines().len();
     signed_in(&Client::new().browse(daypass.url("/")).await.expect("login"));
     let written = || daypass.lines().split_off(already);
@@ -36,14 +40,14 @@ async fn the_level_of_logs_changes_at_sighup() {
     assert_eq!(written().iter().find(chatter), None);
     reloaded(&mut daypass, "success", level("debug"));
     signed_in(&Client::new().browse(daypass.url("/")).await.expect("login"));
-    let told = daypass.wait_for_log(&["configuration reloaded"], PATIENCE);
-    assert!(told.is_some(), "{}", daypass.log());
-    let lines = daypass.lines().split_off(already);
-    assert!(
+    let told = wait_for(PATIENCE, || {
+        let lines = daypass.lines().split_off(already);
+        let mut lines = lines.iter();
         lines
-            .iter()
             .any(|line| line.contains("\"level\":\"DEBUG\""))
-    );
+            .then_some(())
+    });
+    assert!(told.is_some(), "{}", daypass.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +78,10 @@ async fn what_takes_a_restart_is_named_and_the_rest_comes_into_force() {
     // Not only at the reload that changed them: what is in force is what counts.
     let before = named(&daypass).len();
     reloaded(&mut daypass, "success", |_| {});
-    assert!(named(&daypass).len() >= before + 2, "{}", daypass.log());
+    let told = wait_for(PATIENCE, || {
+        (named(&daypass).len() >= before + 2).then_some(())
+    });
+    assert!(told.is_some(), "{}", daypass.log());
     reloaded(&mut daypass, "success", |daypass| {
         daypass.change(|setup| {
             setup
@@ -82,7 +89,21 @@ async fn what_takes_a_restart_is_named_and_the_rest_comes_into_force() {
                 .unset("upstreams.shop.keepalive")
         });
     });
+    // A reload is told of after what it names.
+    let all_read = |daypass: &Daypass| {
+        let reloads = daypass.metric("daypass_config_reloads_total", &[("result", "success")]);
+        let told = wait_for(PATIENCE, || {
+            let lines = daypass.lines();
+            let lines = lines.iter();
+            let told = lines.filter(|line| line.contains("configuration reloaded"));
+            let told = told.fold(0.0, |told, _| told + 1.0);
+            (told >= reloads).then_some(())
+        });
+        assert!(told.is_some(), "{}", daypass.log());
+    };
+    all_read(&daypass);
     let after = named(&daypass).len();
     reloaded(&mut daypass, "success", |_| {});
+    all_read(&daypass);
     assert_eq!(named(&daypass).len(), after, "nothing waits any more");
 }

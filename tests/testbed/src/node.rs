@@ -15,6 +15,9 @@ use crate::client::{Client, Form, Response};
 use crate::provider::random;
 use crate::raw::wait_for;
 
+/// Longest wait for what the provider says.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How the real provider is to run.
 #[derive(Debug, Clone)]
 pub struct RealOptions {
@@ -84,7 +87,7 @@ impl RealProvider {
             )
             .envs(options.environment.iter().cloned());
         let mut node = Node::spawn(command);
-        let ready = wait_for(Duration::from_secs(20), || {
+        let ready = wait_for(PATIENCE, || {
             let ready = node.lines().iter().any(|line| line.contains("\"ready\""));
             (ready || node.ended()).then_some(ready)
         });
@@ -125,6 +128,14 @@ impl RealProvider {
             line["event"] == event && grant_type.is_none_or(|grant| line["grant_type"] == grant)
         };
         self.events().iter().filter(|line| fits(line)).count()
+    }
+
+    /// As [`RealProvider::count`], once it is so many: what the provider did it tells beside its answers, and somebody has to
+    /// read it.
+    pub fn count_from(&self, least: usize, event: &str, grant_type: Option<&str>) -> usize {
+        let count = || self.count(event, grant_type);
+        let told = wait_for(PATIENCE, || Some(count()).filter(|count| *count >= least));
+        told.unwrap_or_else(count)
     }
 
     /// Fills in the sign-in and consent pages that `page` leads to, until the client's own host answers.

@@ -78,11 +78,22 @@ async fn logins_refreshes_and_ends_are_counted_by_how_they_went() {
         "daypass_session_cache_requests_total",
         [("result", "unproven")],
     );
-    let before = daypass.metric(unproven.0, &unproven.1);
+    let loaded = (
+        "daypass_store_operations_total",
+        [("op", "load"), ("result", "ok")],
+    );
+    let count = || {
+        [
+            daypass.metric(unproven.0, &unproven.1),
+            daypass.metric(loaded.0, &loaded.1),
+        ]
+    };
+    let before = count();
     let read = wait_for(PATIENCE, || {
         let session = client.get(daypass.url("/oauth2/session"));
         assert_eq!(status_of(session.send()), 200);
-        (daypass.metric(unproven.0, &unproven.1) > before).then_some(())
+        let now = count();
+        (now[0] > before[0] && now[1] > before[1]).then_some(())
     });
     assert!(read.is_some());
     watch.grew(
@@ -153,15 +164,22 @@ async fn logins_refreshes_and_ends_are_counted_by_how_they_went() {
 
     // Two requests wait for one refresh, and its token is good when it comes.
     provider.configure(|settings| settings.access_ttl = Duration::from_secs(3));
-    provider.fault(
+    provider.always(
         Endpoint::Refresh,
-        Fault::DelayAnswer(Duration::from_millis(500)),
+        [Fault::DelayAnswer(Duration::from_millis(500))],
     );
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let call = || tokio::spawn(client.get(daypass.url("/app")).send());
-    for one in [call(), call()] {
-        assert_eq!(one.await.expect("no panic").expect("an answer").status, 200);
-    }
+    let shared = || daypass.metric("daypass_token_refresh_shared_total", &[]);
+    let before = shared();
+    let one = || tokio::spawn(client.get(daypass.url("/app")).send());
+    // The second may come when the first has been served.
+    let met = wait_for(PATIENCE, || {
+        for call in [one(), one()] {
+            assert_eq!(status_of(async { call.await.expect("no panic") }), 200);
+        }
+        (shared() > before).then_some(())
+    });
+    assert!(met.is_some(), "{}", daypass.log());
+    provider.behave();
     watch.grew(
         "a shared refresh",
         &[

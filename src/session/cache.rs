@@ -57,6 +57,8 @@ enum Standing {
     Read,
     /// This process wrote the record last, and the news of that is still to come.
     Written,
+    /// Written by this process last as well, and something else may have changed since: good for its tokens only.
+    Unsure,
     /// The record has changed, by our own hand as far as is known: good for its tokens only.
     Kept,
 }
@@ -81,6 +83,10 @@ impl Entry {
             epoch: ticket.epoch,
             standing: Standing::Read,
         }
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(self.standing, Standing::Read | Standing::Written)
     }
 
     /// Whether its lifetime is over, or its idle time unless somebody has extended it.
@@ -112,8 +118,7 @@ impl Cache {
     /// What is known true without asking. Who calls judges lifetime and idle time.
     pub(super) fn fresh(&self, key: RecordKey, now: Instant) -> Option<Entry> {
         let entry = self.entries.get(&key)?;
-        let good =
-            entry.standing != Standing::Kept && self.trust.holds(entry.epoch, entry.read_at, now);
+        let good = entry.is_served() && self.trust.holds(entry.epoch, entry.read_at, now);
         good.then_some(entry)
     }
 
@@ -131,8 +136,7 @@ impl Cache {
     ) -> Option<Entry> {
         let entry = self.entries.get(&key)?;
         let last_true = self.trust.last_true(entry.epoch, entry.read_at);
-        let good = entry.standing != Standing::Kept
-            && now.saturating_duration_since(last_true) < max_staleness;
+        let good = entry.is_served() && now.saturating_duration_since(last_true) < max_staleness;
         good.then_some(entry)
     }
 
@@ -178,7 +182,7 @@ impl Cache {
         entry.standing = if known && self.is_good(ticket, *dropped) {
             Standing::Written
         } else {
-            Standing::Kept
+            Standing::Unsure
         };
         self.entries.insert(ticket.key, entry);
         // Reads under way bring what was there before.
@@ -202,7 +206,7 @@ impl Cache {
         let mut dropped = self.stripe(key).lock();
         *dropped = dropped.wrapping_add(1);
         let entry = self.entries.peek(&key)?;
-        let keeps = entry.standing == Standing::Written;
+        let keeps = matches!(entry.standing, Standing::Written | Standing::Unsure);
         if keeps {
             let standing = Standing::Kept;
             self.entries.insert(

@@ -164,8 +164,8 @@ impl Drop for Taken<'_> {
 /// As many as one user's sessions may be when all end at once.
 const WAITING: usize = 20_000;
 const LOGGED_EACH: u64 = 1000;
-/// Redis tells of all that one script did at once.
-const MOMENT: Duration = Duration::from_secs(2);
+/// Redis tells of all that one script did at once, and this process may be kept from hearing it.
+const MOMENT: Duration = Duration::from_secs(10);
 /// Room for dropped sessions that is kept.
 const SPARE: usize = 64;
 

@@ -103,7 +103,7 @@ fn a_commit_replaces_what_it_was_made_over_unless_news_came() {
 #[test]
 fn what_was_written_here_is_held_on_to_until_others_write() {
     type Write = fn(&Cache, RecordKey);
-    let writes: [(&str, Write); 4] = [
+    let writes: [(&str, Write); 5] = [
         ("a commit", |cache, key| {
             cache.written(&cache.ticket(key), &Arc::new(session()), None);
         }),
@@ -119,19 +119,24 @@ fn what_was_written_here_is_held_on_to_until_others_write() {
             let ticket = cache.ticket(key);
             cache.news(key);
             cache.written(&ticket, &Arc::new(session()), None);
-            // As if the news were still to come, for the rest to be the same.
+            // They may have been of something else, and its own be still to come.
             assert_eq!(fresh(cache, key), None);
+        }),
+        ("a commit of what was not cached", |cache, key| {
+            cache.forget(key);
+            cache.written(&cache.ticket(key), &Arc::new(session()), None);
+            assert_eq!(fresh(cache, key), None, "its end is not known");
         }),
     ];
     let limit = Duration::from_secs(60);
     for (name, write) in writes {
         let (cache, key) = trusted();
         write(&cache, key);
-        let early = fresh(&cache, key).is_none();
-        if !early {
-            let (_, dropped) = cache.news(key).expect("it is there");
-            assert!(!dropped, "{name}");
-        }
+        let now = Instant::now();
+        let served = fresh(&cache, key).is_some();
+        assert_eq!(cache.stale(key, now, limit).is_some(), served, "{name}");
+        let (_, dropped) = cache.news(key).expect("it is there");
+        assert!(!dropped, "{name}: its own news");
         assert_eq!(fresh(&cache, key), None, "{name}: read it");
         assert!(cache.stale(key, Instant::now(), limit).is_none(), "{name}");
         assert!(cache.held(key).is_some(), "{name}: its tokens are known");

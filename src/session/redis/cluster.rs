@@ -52,6 +52,8 @@ struct Map {
     links: Vec<Arc<Link>>,
     /// Index into `links` for each slot; empty before the first look.
     slots: Vec<u16>,
+    /// Of the layout.
+    epoch: u64,
     /// When the first of the looks was taken that found nothing; no look has found anything since.
     lost: Option<Instant>,
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Value, from_redis_value};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::access::{Access, Place, may_be_refusal};
 use super::gather::gather;
+use crate::clock::by;
 
 /// The sentinels of one master.
 pub(super) struct Sentinels {
@@ -142,10 +143,10 @@ impl Sentinel {
             let word = self.question(&mut connection).await?;
             Ok((word, connection))
         };
-        let answer = timeout(ASK, asked).await;
+        let answer = by(Instant::now() + ASK, asked).await;
         let (connection, word) = match answer {
-            Ok(Ok((word, connection))) => (Some(connection), word),
-            Ok(Err(error)) if closed(&error) => (None, Word::Closed),
+            Some(Ok((word, connection))) => (Some(connection), word),
+            Some(Err(error)) if closed(&error) => (None, Word::Closed),
             _ => (None, Word::Silence),
         };
         *self.connection.lock() = connection;

@@ -208,15 +208,15 @@ impl Shared {
     async fn track(self: &Arc<Self>, at: usize, node: &Node, demoted: bool) -> Ended {
         let cut = Arc::new(Notify::new());
         let dialled = self.dial(node, Arc::clone(&cut));
-        let mut connection = match by(Instant::now() + DIAL, dialled).await {
-            Some(Ok(connection)) => connection,
+        let (mut connection, sent) = match by(Instant::now() + DIAL, dialled).await {
+            Some(Ok(dialled)) => dialled,
             Some(Err(ended)) => return ended,
             None => return Ended::Lost,
         };
         if demoted {
             self.lead(node).await;
         }
-        self.proven(at, Instant::now());
+        self.proven(at, sent);
         loop {
             tokio::select! {
                 () = cut.notified() => return Ended::Lost,
@@ -251,12 +251,12 @@ impl Shared {
         self.tracked.roster.changed(node);
     }
 
-    /// A connection on which every change of a record is told.
+    /// A connection on which every change of a record is told, and when the last question that it has answered was sent.
     async fn dial(
         self: &Arc<Self>,
         node: &Node,
         cut: Arc<Notify>,
-    ) -> Result<MultiplexedConnection, Ended> {
+    ) -> Result<(MultiplexedConnection, Instant), Ended> {
         let shared = Arc::clone(self);
         let probe = self.probe(node).await;
         let heard = Arc::new(AtomicBool::new(false));
@@ -296,12 +296,13 @@ impl Shared {
             .exec_async(&mut connection)
             .await?;
         // A proxy may take the command and keep the pushes to itself, or send them to somebody else.
+        let sent = Instant::now();
         let mut write = redis::cmd("SET");
         write.arg(&probe).arg("").arg("PX").arg(PROBED);
         if let Err(error) = write.exec_async(&mut connection).await {
             return match code(&error).as_deref() {
                 // Nothing can be written now, so there is nothing to be heard.
-                Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Ok(connection),
+                Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Ok((connection, sent)),
                 // The slot is on its way, or its master is.
                 Some(_) => {
                     self.tracked.roster.moved();
@@ -311,6 +312,7 @@ impl Shared {
             };
         }
         // A push goes out with the answer to what caused it, so before the next one.
+        let sent = Instant::now();
         let mut done = redis::cmd("DEL");
         if let Err(error) = done.arg(&probe).exec_async(&mut connection).await
             && code(&error).is_none()
@@ -318,7 +320,7 @@ impl Shared {
             return Err(error.into());
         }
         if heard.load(Ordering::SeqCst) {
-            Ok(connection)
+            Ok((connection, sent))
         } else {
             Err(Ended::Refused(Some("no push".to_owned())))
         }

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Held, Layout, Map, Shared};
-use crate::clock::last_look;
 use crate::seal::random;
 use crate::session::redis::command::Command;
 use crate::session::redis::gather::gather;
@@ -20,12 +19,21 @@ impl Shared {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reported = false;
+        // Looks in a row that found nothing but layouts older than the one in force.
+        let mut older = 0;
         loop {
             let complete = match self.look(Instant::now() + ANSWER).await {
                 Ok(layout) => {
                     reported = false;
-                    self.adopt(&layout);
-                    layout.is_whole()
+                    let epoch = self.map.borrow().epoch;
+                    older = if layout.epoch < epoch { older + 1 } else { 0 };
+                    // Where one node answers alone, it may be one that stood still and knows of no failover yet.
+                    if older % MADE_ANEW == 0 {
+                        self.adopt(&layout);
+                        layout.is_whole()
+                    } else {
+                        false
+                    }
                 }
                 Err(problem) => {
                     self.note_loss();
@@ -73,7 +81,7 @@ impl Shared {
             asked.extend(places.filter_map(|place| self.link(place)).take(MAX_SEEDS));
         }
         let looks = asked.iter().map(|link| question(link, deadline));
-        let limit = last_look(deadline).saturating_duration_since(Instant::now());
+        let limit = deadline.saturating_duration_since(Instant::now());
         let good = |answer: &Result<Layout, LinkError>| matches!(answer, Ok(l) if l.is_whole());
         let answers = gather(looks, good, limit, GRACE).await;
         let refused = answers
@@ -105,6 +113,7 @@ impl Shared {
                 *map = Arc::new(Map {
                     links: links.clone(),
                     slots: layout.slots.clone(),
+                    epoch: layout.epoch,
                     lost: None,
                 });
             }
@@ -131,6 +140,7 @@ impl Shared {
             *map = Arc::new(Map {
                 links: known.links.clone(),
                 slots: known.slots.clone(),
+                epoch: known.epoch,
                 lost: known.lost.or_else(|| Some(Instant::now())),
             });
         });
@@ -180,6 +190,8 @@ const GAP: Duration = Duration::from_millis(50);
 /// Connected masters that are asked in one look.
 const ASKED: usize = 3;
 const MAX_SEEDS: usize = 10;
+/// An older layout is taken when so many looks in a row brought no other: then the Cluster was made anew.
+const MADE_ANEW: u32 = 5;
 /// How long other nodes may take once one has answered.
 const GRACE: Duration = Duration::from_millis(100);
 /// A link that is no master's is closed when it has not been used for so long.

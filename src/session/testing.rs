@@ -1,6 +1,5 @@
 //! Gives tests sessions, configurations and a Redis of their own.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -152,10 +151,8 @@ impl RedisServer {
     pub(crate) fn start_with(args: &[&str]) -> Self {
         let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
         loop {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|l| l.local_addr())
-                .unwrap()
-                .port();
+            // Nobody else is given it, also while the server is down.
+            let port = daypass_testbed::ports::free().port();
             let folder = tempfile::tempdir().unwrap();
             let child = spawn(port, &args, folder.path());
             let pid = format!("process_id:{}", child.id());

@@ -43,7 +43,9 @@ impl Fleet {
     /// time that anybody does.
     pub(super) async fn hand_over(&self, calls: usize) {
         let lease = self.server.cli(&["KEYS", "daypass:l:*"]);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while self.idp.calls() < calls {
+            assert!(std::time::Instant::now() < deadline, "not called");
             self.server.cli(&["EVAL", TAKE, "2", &lease, "first"]);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -101,7 +103,11 @@ async fn a_holder_that_died_is_replaced_when_its_lease_runs_out() {
 #[tokio::test]
 async fn one_replicas_failure_makes_the_others_pause() {
     let fleet = Fleet::new(2, Sessions::LEASE).await;
-    fleet.idp.act(Act::Fail(down()));
+    // For longer than a machine stands still between the two.
+    let retry_after = Some(Duration::from_secs(60));
+    fleet
+        .idp
+        .act(Act::Fail(CallError::RateLimited { retry_after }));
     for replica in &fleet.replicas {
         let refused = replica.usable(&fleet.id, &fleet.idp).await;
         assert!(matches!(refused, Err(RefreshError::Unavailable { .. })));
@@ -137,16 +143,19 @@ async fn a_store_that_fails_after_a_lost_answer_makes_everyone_pause() {
     let mut fleet = Fleet::new(1, Sessions::LEASE).await;
     let gate = Arc::new(Semaphore::new(0));
     fleet.idp.act(Act::LoseAfter(Arc::clone(&gate)));
-    let found = fleet.one().found(&fleet.id).await;
-    let requests = fleet.one().requests(1, &fleet.id, &fleet.idp).await;
+    // By whose clock the pause does not end while we look at it.
+    let clock: SharedClock = ManualClock::at(SystemClock.now());
+    let (sessions, metrics) = (fleet.one().sessions.clone(), fleet.one().metrics.clone());
+    let replica = Replica::over(sessions, &clock, metrics);
+    let found = replica.found(&fleet.id).await;
+    let requests = replica.requests(1, &fleet.id, &fleet.idp).await;
     until("called", || fleet.idp.calls() == 1).await;
     fleet.server.kill();
     gate.add_permits(1);
     for request in requests {
         assert!(matches!(request.await.unwrap(), Err(RefreshError::Store)));
     }
-    let again = fleet
-        .one()
+    let again = replica
         .refresher
         .usable_from(&fleet.id, &found, &fleet.idp, WINDOW)
         .await;

@@ -105,10 +105,7 @@ async fn tls_trusts_the_configured_authority_and_shows_the_client_certificate() 
             .unwrap();
         assert!(made.status.success());
     }
-    let tls_port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .unwrap()
-        .port();
+    let tls_port = daypass_testbed::ports::free().port();
     let server = RedisServer::start_with(&[
         "--tls-port",
         &tls_port.to_string(),
@@ -128,6 +125,7 @@ async fn tls_trusts_the_configured_authority_and_shows_the_client_certificate() 
     store.ca_pem = Some(read("server.crt"));
     store.client_cert = Some((read("client.crt"), key));
     let (sessions, _) = open(&config(model::Store::Redis(Box::new(store.clone()))));
+    eventually("let in", async || sessions.ping().await.is_ok()).await;
     let id = sessions.create(session_at(now())).await.unwrap();
     found(sessions.load(&id).await);
 

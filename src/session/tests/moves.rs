@@ -34,9 +34,12 @@ async fn a_session_on_its_way_to_a_new_master_is_neither_believed_nor_stuck() {
     let (one, _) = open(&of(&cluster));
     let (two, metrics) = open(&of(&cluster));
     let mut sessions = Vec::new();
+    // Whoever comes first finds out where everything is.
+    eventually("known", async || one.ping().await.is_ok()).await;
     for _ in 0..3 {
         sessions.push(one.create(session_at(now())).await.unwrap());
     }
+    eventually("known", async || two.ping().await.is_ok()).await;
     found(two.load(&sessions[0]).await);
     tracked(&metrics).await;
 

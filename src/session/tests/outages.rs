@@ -272,6 +272,7 @@ async fn a_deletion_whose_answer_got_lost_still_tells_what_was_deleted() {
         let port = lossy(server.port, lease_key, cut).await;
         store.url = crate::secret::StoreUrl::new(format!("redis://127.0.0.1:{port}/0"));
         let (sessions, _) = open(&config(model::Store::Redis(Box::new(store))));
+        eventually("up", async || sessions.ping().await.is_ok()).await;
         let start = Instant::now();
         let mut deleted = sessions.delete(&id).await;
         let took = start.elapsed();

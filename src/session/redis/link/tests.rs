@@ -5,6 +5,16 @@ use super::super::topology::Topology;
 use super::*;
 use crate::session::testing::RedisServer;
 
+/// Until it answers.
+async fn up(topology: &Topology) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while ping(topology, DIAL).await.is_err() {
+        assert!(Instant::now() < deadline, "not up");
+        // Refused at once when an outage lasts: whoever dials has to run, too.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn ping(topology: &Topology, wait: Duration) -> Result<(), LinkError> {
     let mut pipe = redis::pipe();
     pipe.cmd("PING");
@@ -21,12 +31,12 @@ async fn only_who_had_time_to_answer_is_taken_for_silent() {
     let dialled = topology.dialled();
     // Gives up on a frozen server after this time, and asks again. Whether that took a new connection.
     let gives_up_after = async |wait| {
-        while ping(&topology, DIAL).await.is_err() {}
+        up(&topology).await;
         let before = *dialled.borrow();
         server.signal("STOP");
         assert_eq!(ping(&topology, wait).await, Err(LinkError::Timeout));
         server.signal("CONT");
-        while ping(&topology, DIAL).await.is_err() {}
+        up(&topology).await;
         *dialled.borrow() > before
     };
     for _ in 0..3 {

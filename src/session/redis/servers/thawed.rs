@@ -95,12 +95,14 @@ async fn a_frozen_master_of_a_cluster_is_not_believed_when_it_goes_on() {
     let open = || open_store(&store(&urls, model::RedisMode::Cluster)).0;
     let redis = open();
     // In the part of the data that will be away.
-    let there = async |redis: &Redis| loop {
-        let id = created(redis).await;
-        let slot = slot(redis.record(id.record_key()).as_bytes());
-        if cluster.holder(1, slot).is_some_and(|node| node % 3 == 0) {
-            return (id, slot);
-        }
+    let there = async |redis: &Redis| {
+        eventually("there", async || {
+            let id = create(redis).await.ok()?;
+            let slot = slot(redis.record(id.record_key()).as_bytes());
+            let holder = cluster.holder(1, slot)?;
+            (holder % 3 == 0).then_some((id, slot))
+        })
+        .await
     };
     let (first, slot) = there(&redis).await;
     cluster.wait_until_replicated(0);

@@ -253,12 +253,11 @@ impl Cluster {
     /// Waits until another node holds the slots of a dead one, and the Cluster works again. Its number.
     pub fn wait_for_failover(&self, from: usize, slot: u16) -> usize {
         let next = wait_for(PATIENCE, || {
-            let living = self
-                .nodes
-                .iter()
-                .position(|node| node.try_command(&["PING"]).is_some())?;
+            // A frozen one would be waited for.
+            let mut others = (0..self.nodes.len()).filter(|node| *node != from);
+            let living = others.find(|node| self.nodes[*node].try_command(&["PING"]).is_some())?;
             let holder = self.holder(living, slot).filter(|holder| *holder != from)?;
-            self.is_ok().then_some(holder)
+            self.is_ok_without(Some(from)).then_some(holder)
         });
         next.unwrap_or_else(|| panic!("no failover: {}", self.living().log()))
     }
@@ -385,10 +384,14 @@ impl Cluster {
     }
 
     fn is_ok(&self) -> bool {
-        let mut living = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.try_command(&["CLUSTER", "INFO"]));
+        self.is_ok_without(None)
+    }
+
+    fn is_ok_without(&self, out: Option<usize>) -> bool {
+        let nodes = self.nodes.iter().enumerate();
+        let mut living = nodes
+            .filter(|(index, _)| Some(*index) != out)
+            .filter_map(|(_, node)| node.try_command(&["CLUSTER", "INFO"]));
         living.all(|info| String::from_utf8_lossy(&info.bytes()).contains("cluster_state:ok"))
     }
 

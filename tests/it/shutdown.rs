@@ -190,6 +190,7 @@ async fn a_refresh_under_way_is_stored_before_the_end() {
         (answer.status() == Some(503)).then_some(())
     });
     assert!(gave_up.is_some(), "{}", daypass.log());
+    assert!(provider.wait_for_count(Endpoint::Refresh, 1, PATIENCE));
     daypass.term();
     assert!(
         wait_for(PATIENCE, || draining(&daypass)).is_some(),

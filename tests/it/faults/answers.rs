@@ -250,8 +250,8 @@ async fn a_provider_that_never_answers_is_left_after_its_time_and_loses_nobody()
         |_| {},
         |setup| {
             setup
-                .set("provider.timeout", "500ms")
-                .set("provider.refresh_patience", "1s")
+                .set("provider.timeout", "1s")
+                .set("provider.refresh_patience", "2s")
         },
     );
     let person = rig.expired().await;
@@ -264,6 +264,7 @@ async fn a_provider_that_never_answers_is_left_after_its_time_and_loses_nobody()
         }
         assert!(began.elapsed() < PATIENCE, "nobody gives up");
     }
+    tokio::task::block_in_place(|| rig.wait_for_calls(1));
     // One by the flight that gave up, one by the next if there is one already.
     assert!((1..=2).contains(&rig.calls()), "{} calls", rig.calls());
     assert_eq!((rig.generation(&person), rig.echo.count()), (Some(0), 0));
@@ -324,14 +325,14 @@ async fn without_a_new_refresh_token_the_old_one_stays() {
     // REFRESH-08, REFRESH-30.
     let rig = Rig::new();
     let person = rig.expired().await;
-    let short = Fault::Answer(json!({"expires_in": 1}));
+    let short = Fault::Answer(json!({"expires_in": 3}));
     rig.provider
         .faults(Endpoint::Refresh, [Fault::NoRefreshToken, short.clone()]);
     rig.provider.faults(Endpoint::Refresh, [short]);
     for replica in 0..3 {
         assert_eq!(rig.get(&person, replica).await.status, 200);
         // This one's life, by which it has run out.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
     }
     let requests = rig.provider.requests(Endpoint::Refresh);
     let shown: Vec<_> = requests
@@ -397,6 +398,8 @@ async fn without_expires_in_the_token_or_the_configuration_tells() {
         let person = rig.expired().await;
         rig.provider.fault(Endpoint::Refresh, fault);
         assert_eq!(rig.get(&person, 1).await.status, 200, "{name}");
+        // Learns of it where nobody has told it yet: what it has cached has run out.
+        assert_eq!(rig.get(&person, 0).await.status, 200, "{name}");
         let told = rig.session(&person, 0).await.json();
         let left = told["token"]["expires_in_seconds"]
             .as_u64()

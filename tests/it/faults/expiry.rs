@@ -16,11 +16,11 @@ use super::rig::{Rig, assert_unavailable};
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_requests_at_expiry_make_one_token_call() {
     // REFRESH-01, REFRESH-02, REFRESH-06, REFRESH-11.
-    let rig = Rig::new();
+    let rig = Rig::with(3, |_| {}, |setup| setup.set("provider.timeout", "20s"));
     let person = rig.expired().await;
     rig.echo.forget();
     // Long enough for all to come and want it, on a busy machine, too.
-    let slow = Fault::DelayAnswer(Duration::from_secs(3));
+    let slow = Fault::DelayAnswer(Duration::from_secs(6));
     rig.provider.fault(Endpoint::Refresh, slow);
     let answers = rig.burst(&person, 300).await;
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
@@ -82,6 +82,7 @@ async fn look_inside_the_window(life: Duration) -> bool {
     if signed_in.elapsed() > life * 8 / 10 {
         return false;
     }
+    tokio::task::block_in_place(|| rig.wait_for_calls(1));
     // The provider has not answered yet, so nobody can have waited for it.
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert_eq!((rig.calls(), rig.echo.count()), (1, 330));
@@ -196,6 +197,9 @@ async fn asking_for_a_refresh_shares_the_flight_and_bodies_wait_unharmed() {
     rig.echo.forget();
     let slow = Fault::DelayAnswer(Duration::from_millis(300));
     rig.provider.fault(Endpoint::Refresh, slow);
+    let began = Instant::now();
+    // A token that was asked for less than five seconds ago is not burnt by asking again.
+    let most = || 1 + usize::try_from(began.elapsed().as_secs() / 5).expect("a small number");
     let post = |index: usize, path: &str| {
         let call = person.client.post(rig.fleet[0].url(path));
         let call = call.header("sec-fetch-site", "same-origin");
@@ -211,10 +215,9 @@ async fn asking_for_a_refresh_shares_the_flight_and_bodies_wait_unharmed() {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    assert_eq!(
-        (rig.calls(), rig.provider.reused(), rig.echo.count()),
-        (1, 0, 30)
-    );
+    let calls = rig.calls();
+    assert!((1..=most()).contains(&calls), "{calls}");
+    assert_eq!((rig.provider.reused(), rig.echo.count()), (0, 30));
     assert!(
         rig.echo
             .requests()
@@ -222,12 +225,12 @@ async fn asking_for_a_refresh_shares_the_flight_and_bodies_wait_unharmed() {
             .all(|request| request.body_length == 100_000)
     );
     rig.assert_renewed(&person);
-    // A token that is as young as this is not burnt by asking again and again.
     for index in 0..9 {
         let answer = post(index, "/oauth2/session/refresh").send().await;
         assert_eq!(answer.expect("an answer").status, 200);
     }
-    assert_eq!(rig.calls(), 1);
+    let calls = rig.calls();
+    assert!((1..=most()).contains(&calls), "{calls}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,10 +9,11 @@ use daypass_testbed::client::Client;
 use daypass_testbed::daypass::{Daypass, Setup};
 use daypass_testbed::echo::Echo;
 use daypass_testbed::provider::{Endpoint, Fault, Provider, random};
+use daypass_testbed::raw::wait_for;
 use daypass_testbed::secrets;
 use serde_json::json;
 
-use super::rig::{Person, Rig, assert_refused};
+use super::rig::{PATIENCE, Person, Rig, assert_refused};
 use crate::BINARY;
 
 impl Person {
@@ -63,13 +64,8 @@ async fn redis_is_never_told_a_cookie_a_token_or_a_name() {
     let cookies = [person.cookie(), leaver.cookie(), stuck.cookie()];
     assert_eq!(rig.log_out(&leaver, 0).await.status, 204);
     // A lease is among it.
-    let calls = rig.calls();
     rig.provider.fault(Endpoint::Refresh, Fault::Stall);
-    let waiting = rig
-        .call(&stuck, 0, "/orders")
-        .timeout(Duration::from_secs(1));
-    assert!(waiting.send().await.is_err());
-    rig.wait_for_calls(calls + 1);
+    rig.ask_and_leave(&stuck, 0).await;
     let directory = rig.redis.command(&["CONFIG", "GET", "dir"]).strings();
     let written = files(Path::new(&directory[1]));
     for marker in [
@@ -184,7 +180,7 @@ async fn keys_are_rotated_without_signing_anyone_out() {
             let done = replica.metric("daypass_config_reloads_total", &[("result", "success")]);
             replica.change(|setup| setup.set("session.keys", keys.clone()));
             replica.hup();
-            let reloaded = daypass_testbed::raw::wait_for(super::rig::PATIENCE, || {
+            let reloaded = wait_for(PATIENCE, || {
                 let now = replica.metric("daypass_config_reloads_total", &[("result", "success")]);
                 (now > done).then_some(())
             });
@@ -253,6 +249,9 @@ async fn idle_sessions_end_and_used_ones_do_not() {
         }
         assert_refused(&rig.get(&looker, 0).await, "idle", "only looked at");
         tokio::time::sleep(Duration::from_millis(5500)).await;
+        // The last use is written down beside its answer.
+        let gone = wait_for(PATIENCE, || rig.keys().is_empty().then_some(()));
+        assert!(gone.is_some(), "{:?}", rig.keys());
         for replica in 0..2 {
             assert_refused(&rig.get(&user, replica).await, "idle", "Redis");
         }

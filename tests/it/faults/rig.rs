@@ -169,6 +169,15 @@ impl Rig {
         assert!(asked, "asked {} times, not {count}", self.calls());
     }
 
+    /// A request that makes the provider be asked, and that nobody waits for any more once it was.
+    pub(crate) async fn ask_and_leave(&self, person: &Person, replica: usize) {
+        let asked = self.calls();
+        let asking = tokio::spawn(self.call(person, replica, "/orders").send());
+        tokio::task::block_in_place(|| self.wait_for_calls(asked + 1));
+        asking.abort();
+        assert!(asking.await.is_err(), "there was an answer");
+    }
+
     /// `token_refreshes_total` of all replicas.
     pub(crate) fn refreshes(&self, result: &str) -> u64 {
         self.counted("daypass_token_refreshes_total", &[("result", result)])

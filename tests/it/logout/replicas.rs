@@ -134,7 +134,11 @@ async fn a_token_is_good_again_after_an_outage_of_the_store() {
     );
     assert_eq!(go(client.get(rig.fleet[0].url(&frame))).await.status, 503);
     rig.redis.restart();
-    rig.fleet[0].wait_ready();
+    let back = wait_for(PATIENCE, || {
+        let connected = rig.fleet[0].metric("daypass_store_connected", &[]);
+        (connected > 0.5).then_some(())
+    });
+    assert!(back.is_some(), "{}", rig.fleet[0].log());
     assert_eq!(seen(&rig, &client).await, [200]);
     assert_eq!(send(&rig, 0, &token).await.status, 200);
     assert_eq!(seen(&rig, &client).await, [401]);

@@ -2,6 +2,7 @@
 
 use daypass_testbed::client::{Call, Client, Response};
 use daypass_testbed::provider::{Endpoint, Fault, Provider, Signing};
+use daypass_testbed::raw::wait_for;
 use serde_json::{Value, json};
 
 use super::{PATIENCE, clears};
@@ -172,13 +173,22 @@ async fn a_good_token_ends_what_it_names_and_is_good_once() {
     assert_eq!(stage.counted("daypass_logouts_total", &kind), "2");
     let reason = [("reason", "logout")];
     assert_eq!(stage.counted("daypass_session_ends_total", &reason), "2");
-    let audit = stage.daypass.events().into_iter().filter(|line| {
-        let fields = line.get("fields").unwrap_or(line);
-        fields["event"] == "logout"
-            && fields["kind"] == "back_channel"
-            && fields["session"].is_string()
-    });
-    assert_eq!(audit.count(), 2);
+    let audit = || {
+        let of_these = |line: &Value| {
+            let fields = line.get("fields").unwrap_or(line);
+            fields["event"] == "logout"
+                && fields["kind"] == "back_channel"
+                && fields["session"].is_string()
+        };
+        stage
+            .daypass
+            .events()
+            .iter()
+            .filter(|l| of_these(l))
+            .count()
+    };
+    let told = wait_for(PATIENCE, || (audit() >= 2).then_some(()));
+    assert!(told.is_some() && audit() == 2, "{}", stage.daypass.log());
 }
 
 /// LOGOUT-06

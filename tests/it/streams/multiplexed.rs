@@ -53,6 +53,14 @@ async fn a_logout_resets_streams_and_spares_the_connection() {
     let mut neighbour = first(&stage, "/open/sse?ms=20").await;
     let poll = tokio::spawn(stage.client.get(stage.daypass.url("/poll?ms=60000")).send());
     stage.wait_for_metric("daypass_streams_active", &[], 3.0);
+    let arrived = daypass_testbed::raw::wait_for(PATIENCE, || {
+        let requests = stage.echo.requests();
+        let mut requests = requests.iter();
+        requests
+            .any(|request| request.target.starts_with("/poll"))
+            .then_some(())
+    });
+    assert!(arrived.is_some(), "the long poll");
     assert!(
         stage
             .daypass

@@ -313,6 +313,9 @@ impl Daypass {
     pub fn freeze(&mut self) {
         self.signal(Signal::SIGSTOP);
         self.frozen = true;
+        // The signal is sent, and each thread stops when it comes to run.
+        let stopped = wait_for(PATIENCE, || threads_stand_still(self.pid).then_some(()));
+        assert!(stopped.is_some(), "it does not stop");
     }
 
     /// SIGCONT: lets it go on.
@@ -444,6 +447,19 @@ fn listening<'a>(lines: &'a [String], listener: &'a str) -> impl Iterator<Item =
         let fits = fields["message"] == "listening" && fields["listener"] == listener;
         fits.then(|| fields["address"].as_str().map(ToOwned::to_owned))
             .flatten()
+    })
+}
+
+/// Whether every thread of the process is stopped, or there is none.
+fn threads_stand_still(pid: Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which may hold anything.
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with('T'))
     })
 }
 

@@ -41,6 +41,7 @@ pub mod provider;
 pub mod raw;
 pub mod redis;
 pub mod secrets;
+pub mod stalls;
 
 /// Anything that can go wrong in a client; tests print it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

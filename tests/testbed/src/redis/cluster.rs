@@ -14,7 +14,7 @@ pub const SLOTS: u16 = 16_384;
 /// How long a node may be silent: longer than a busy machine lets one wait.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for anything that the nodes have to agree on.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running Cluster; killed when dropped.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ pub const MASTER: &str = "mymaster";
 /// How long a master may be silent: longer than a busy machine lets one wait.
 const DOWN_AFTER: Duration = Duration::from_secs(2);
 /// Longest wait for sentinels, replicas or a failover.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A master, its replicas and their sentinels; killed when dropped.
 #[derive(Debug)]

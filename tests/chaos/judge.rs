@@ -11,6 +11,8 @@ use crate::plan::Trouble;
 use crate::watch::Peril;
 use crate::world::PATIENCE;
 
+// Each of these is longer by as much as the machine stood still meanwhile.
+
 /// Within this after an answer it is stored, if nothing is in the way.
 const TO_STORE: Duration = Duration::from_millis(1500);
 /// Within this, mostly: for what must not excuse more than it has to.
@@ -54,17 +56,19 @@ impl From<Peril> for Fate {
 /// What befell a presentation, if it could not end well, so that the token was shown again at a moment.
 pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Option<Fate> {
     let now = Instant::now();
+    let ended = shown.ended.unwrap_or(now);
+    let late = ledger.stood_still(before(shown.arrived, ON_THE_WIRE), ended + TO_STORE);
+    let (soon, to_store, on_the_wire) = (SOON + late, TO_STORE + late, ON_THE_WIRE + late);
     // Nobody is served from what is not stored: it had come, and only the store can have lost it.
     let served = shown.issued.as_ref().and_then(|jti| ledger.served.get(jti));
     if let Some(served) = served.filter(|at| **at <= again) {
         let ended = shown.ended.unwrap_or(shown.arrived);
-        let stored = settled(shown, ended, SOON, ledger).at.min(*served);
+        let stored = settled(shown, ended, soon, ledger).at.min(*served);
         return ledger.peril(&shown.user, ended, stored).map(Fate::from);
     }
     if shown.cut && shown.verdict != Some(Verdict::Unprocessed) {
         return Some(Fate::AnswerCut);
     }
-    let ended = shown.ended.unwrap_or(now);
     let left = ended + Duration::from_millis(500);
     if ledger
         .during(shown.arrived, left)
@@ -75,10 +79,10 @@ pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Opt
     if ended.duration_since(shown.arrived) + Duration::from_millis(500) > PATIENCE {
         return Some(Fate::TooLate);
     }
-    let settled = settled(shown, ended, TO_STORE, ledger);
-    let from = before(shown.arrived, SOON);
+    let settled = settled(shown, ended, to_store, ledger);
+    let from = before(shown.arrived, soon);
     // What its sender said before it was killed may be heard when it is gone.
-    let said = before(shown.arrived, ON_THE_WIRE);
+    let said = before(shown.arrived, on_the_wire);
     let killed = ledger
         .during(said, settled.at)
         .any(|happened| happened.trouble == Trouble::Killed(shown.sender) && happened.from >= said);
@@ -86,7 +90,7 @@ pub(crate) fn fate(shown: &Presentation, again: Instant, ledger: &Ledger) -> Opt
         return Some(Fate::Killed);
     }
     // The lease it was shown under, or what it brought.
-    let stored = self::settled(shown, ended, SOON, ledger).at;
+    let stored = self::settled(shown, ended, soon, ledger).at;
     let lease = ledger.peril(&shown.user, from, shown.arrived);
     let lost = lease.or_else(|| ledger.peril(&shown.user, ended, stored));
     if let Some(peril) = lost {
@@ -259,7 +263,8 @@ pub(crate) fn served_after_the_end(
     began: Instant,
 ) {
     let deaf = ledger.deaf(replica, over.at, began);
-    let bound = EFFECTIVE + if deaf { STALENESS } else { Duration::ZERO };
+    let late = ledger.stood_still(over.at, began);
+    let bound = EFFECTIVE + late + if deaf { STALENESS } else { Duration::ZERO };
     if began <= over.at + bound {
         return;
     }

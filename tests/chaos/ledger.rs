@@ -55,6 +55,8 @@ pub(crate) struct Ledger {
     /// Visits that were over, and came back with an older copy of the store.
     pub(crate) back: HashSet<String>,
     pub(crate) happened: Vec<Happened>,
+    /// When somebody who wanted to run could not for a while, and for how long.
+    stalls: Vec<(Instant, Duration)>,
     pub(crate) lost: Vec<Lost>,
     /// Broken promises, each by the name of its invariant.
     pub(crate) violations: Vec<String>,
@@ -70,10 +72,24 @@ impl Ledger {
             served: HashMap::new(),
             back: HashSet::new(),
             happened: Vec::new(),
+            stalls: Vec::new(),
             lost: Vec::new(),
             violations: Vec::new(),
             counts: BTreeMap::new(),
         }
+    }
+
+    /// The machine stood still for this long until now.
+    pub(crate) fn stalled(&mut self, until: Instant, late: Duration) {
+        self.stalls.push((until, late));
+    }
+
+    /// For how long it did between two moments, taken together: whatever had to be done then may be late by that.
+    pub(crate) fn stood_still(&self, from: Instant, until: Instant) -> Duration {
+        let overlaps =
+            |(end, late): &&(Instant, Duration)| *end >= from && before(*end, *late) <= until;
+        let stalls = self.stalls.iter().filter(overlaps);
+        stalls.map(|(_, late)| *late).sum()
     }
 
     pub(crate) fn count(&mut self, what: &str) {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use daypass_testbed::breakable::Mode;
@@ -30,6 +30,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const AS_USUAL: Fault = Fault::DelayAnswer(Duration::from_millis(150));
 /// After this long it is known what a presentation came to.
 const HINDSIGHT: Duration = Duration::from_secs(8);
+/// Between two looks whether the machine stands still.
+const EVERY: Duration = Duration::from_millis(10);
+/// Any machine is late by so much.
+const PUNCTUAL: Duration = Duration::from_millis(10);
 /// Kept of each log, for whoever reads of a failure.
 const LINES_KEPT: usize = 400;
 
@@ -58,6 +62,25 @@ impl World {
     pub(crate) fn count(&self, what: &str) {
         self.ledger().count(what);
     }
+}
+
+/// Notes when the machine stands still, for as long as anybody wants to know: on a thread that only wants to run now and then,
+/// and is late for that.
+fn look_for_stalls(world: Weak<World>) {
+    std::thread::spawn(move || {
+        let mut began = Instant::now();
+        loop {
+            std::thread::sleep(EVERY);
+            let Some(world) = world.upgrade() else {
+                return;
+            };
+            let (now, late) = (Instant::now(), began.elapsed().saturating_sub(EVERY));
+            if late > PUNCTUAL {
+                world.ledger().stalled(now, late);
+            }
+            began = Instant::now();
+        }
+    });
 }
 
 /// What breaks. Dropped in this order: the replicas go first.
@@ -116,6 +139,7 @@ impl Stage {
             ledger: Mutex::new(Ledger::new(store.watch())),
             closing: AtomicBool::new(false),
         });
+        look_for_stalls(Arc::downgrade(&world));
         Self {
             fleet,
             held: [None; REPLICAS],

@@ -74,6 +74,13 @@ impl Story {
         self
     }
 
+    /// The machine stood still.
+    fn stall(mut self, from: u64, until: u64) -> Self {
+        let (until, late) = (self.at(until), Duration::from_millis(until - from));
+        self.ledger.stalled(until, late);
+        self
+    }
+
     /// What was answered to what was shown at one moment is shown to the upstream at another.
     fn served(mut self, shown: u64, at: u64) -> Self {
         let at = self.at(at);
@@ -214,6 +221,20 @@ fn who_is_killed_takes_along_what_was_under_way_and_nothing_else() {
             (0, 0),
         ),
         (
+            "killed long before it was heard of, on a machine that stood still",
+            again(once(1500), 12_000)
+                .trouble(Trouble::Killed(0), 300, 5000)
+                .stall(400, 700),
+            (0, 0),
+        ),
+        (
+            "killed long before it was heard of, and the machine stood still at another time",
+            again(once(1500), 12_000)
+                .trouble(Trouble::Killed(0), 300, 5000)
+                .stall(5000, 6000),
+            (1, 1),
+        ),
+        (
             "killed before it was sent, so by another",
             again(once(1500), 12_000).trouble(Trouble::Killed(0), 400, 5000),
             (1, 1),
@@ -258,6 +279,13 @@ fn a_master_takes_with_it_what_it_acknowledged_last_and_nothing_else() {
             "the master of another shard ended so",
             again(once(1500), 9000).node(1, 1540, 3, 3500),
             (1, 1),
+        ),
+        (
+            "the master ended some time after it was answered, and nobody could store it sooner",
+            again(once(1500), 9000)
+                .node(0, 1800, 2, 4300)
+                .stall(1500, 1800),
+            (0, 0),
         ),
         (
             "the master ended some time after it was stored",
@@ -317,6 +345,18 @@ fn what_is_over_may_be_served_for_so_long_and_come_back_with_an_older_copy_only(
     for (name, story, began, want) in [
         ("at once", Story::new(), 10_100, None),
         ("too late", Story::new(), 12_200, Some(1)),
+        (
+            "late, on a machine that stood still",
+            Story::new().stall(11_000, 11_200),
+            12_200,
+            None,
+        ),
+        (
+            "late, on a machine that had stood still before",
+            Story::new().stall(9000, 9900),
+            12_200,
+            Some(1),
+        ),
         (
             "cut off from the store",
             Story::new().trouble(Trouble::CutOff(0), 9000, 15_000),

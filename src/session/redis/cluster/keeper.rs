@@ -19,16 +19,13 @@ impl Shared {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reported = false;
-        // Looks in a row that found nothing but layouts older than the one in force.
-        let mut older = 0;
+        let mut older = Older::default();
         loop {
             let complete = match self.look(Instant::now() + ANSWER).await {
                 Ok(layout) => {
                     reported = false;
                     let epoch = self.map.borrow().epoch;
-                    older = if layout.epoch < epoch { older + 1 } else { 0 };
-                    // Where one node answers alone, it may be one that stood still and knows of no failover yet.
-                    if older % MADE_ANEW == 0 {
+                    if older.may_take(epoch, layout.epoch) {
                         self.adopt(&layout);
                         layout.is_whole()
                     } else {
@@ -169,6 +166,23 @@ impl Shared {
     }
 }
 
+/// Counts looks in a row that found nothing but layouts older than the one in force. Where one node answers alone, it may be one
+/// that stood still and knows of no failover yet.
+#[derive(Default)]
+struct Older(u32);
+
+impl Older {
+    /// Whether what was found is taken in the place of what is in force.
+    fn may_take(&mut self, in_force: u64, found: u64) -> bool {
+        if found >= in_force {
+            self.0 = 0;
+            return true;
+        }
+        self.0 += 1;
+        self.0.is_multiple_of(MADE_ANEW)
+    }
+}
+
 async fn question(link: &Link, deadline: Instant) -> Result<Layout, LinkError> {
     let mut pipe = redis::pipe();
     pipe.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO");
@@ -196,3 +210,25 @@ const MADE_ANEW: u32 = 5;
 const GRACE: Duration = Duration::from_millis(100);
 /// A link that is no master's is closed when it has not been used for so long.
 const KEPT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_layout_is_taken_only_when_nothing_else_is_found() {
+        let mut older = Older::default();
+        assert!(older.may_take(0, 7) && older.may_take(7, 7));
+        for _ in 0..3 {
+            for _ in 1..MADE_ANEW {
+                assert!(!older.may_take(7, 6), "somebody stood still");
+            }
+            assert!(older.may_take(7, 8), "as the others say");
+        }
+        for _ in 1..MADE_ANEW {
+            assert!(!older.may_take(7, 1));
+        }
+        assert!(older.may_take(7, 1), "made anew");
+        assert!(older.may_take(1, 2));
+    }
+}

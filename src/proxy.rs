@@ -364,7 +364,9 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let status = session.response_written().map(|head| head.status);
         account::account(ctx, &session.req_header().method, status);
+        // What is left of the request's body is still to be read, and ends with the session.
         if error.is_none()
+            && session.as_downstream_mut().is_body_done()
             && let Some(seat) = ctx.seat.take()
         {
             seat.answered();

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use tokio::time::Instant;
+
 use super::flow::Flow;
-use crate::clock::within;
+use crate::clock::by;
 use crate::config::model;
 use crate::metrics::{LogoutKind, SessionEnd};
 use crate::oidc::{LogoutToken, LogoutTokenError, claimed_issuer};
@@ -67,7 +69,7 @@ impl<P: Idp, S: Store> Flow<P, S> {
     }
 
     async fn try_back_channel(&self, token: &str) -> Result<(), BackChannelError> {
-        let checked = within(CHECKED_WITHIN, self.check(token)).await;
+        let checked = by(Instant::now() + CHECKED_WITHIN, self.check(token)).await;
         let (provider, told) = checked.unwrap_or(Err(BackChannelError::Unavailable(
             "the provider's keys cannot be fetched in time",
         )))?;

@@ -51,13 +51,32 @@ enum OfLate {
     Marked,
 }
 
+#[derive(Debug)]
+struct Heard {
+    at: Instant,
+    what: OfLate,
+    /// It was old when it was last looked at.
+    old: bool,
+}
+
+impl Heard {
+    fn new(at: Instant, what: OfLate) -> Self {
+        let old = false;
+        Self { at, what, old }
+    }
+
+    fn is_mark(&self) -> bool {
+        matches!(self.what, OfLate::Marked)
+    }
+}
+
 /// The queue. Bounded: what does not fit is left to expire at the provider by itself.
 #[derive(Debug)]
 pub(super) struct Orphans {
     sender: mpsc::Sender<Waiting>,
     receiver: Mutex<Option<mpsc::Receiver<Waiting>>>,
     /// What was heard of late. Bounded, and emptied as time passes.
-    of_late: Mutex<HashMap<RecordKey, (Instant, OfLate)>>,
+    of_late: Mutex<HashMap<RecordKey, Heard>>,
     lost: AtomicU64,
 }
 
@@ -75,12 +94,14 @@ impl Default for Orphans {
 
 impl Orphans {
     pub(super) fn push(&self, waiting: Waiting) {
-        if self.sender.try_send(waiting).is_err()
-            && self
-                .lost
-                .fetch_add(1, Ordering::Relaxed)
-                .is_multiple_of(LOGGED_EACH)
-        {
+        if self.sender.try_send(waiting).is_err() {
+            self.too_many();
+        }
+    }
+
+    fn too_many(&self) {
+        let lost = self.lost.fetch_add(1, Ordering::Relaxed);
+        if lost.is_multiple_of(LOGGED_EACH) {
             tracing::warn!("too many ended sessions wait; tokens are left to expire");
         }
     }
@@ -88,17 +109,17 @@ impl Orphans {
     /// A change of its record dropped the session from the cache.
     pub(super) fn dropped(&self, key: RecordKey, session: Arc<Session>, now: Instant) {
         let mut of_late = self.of_late.lock();
-        if matches!(of_late.get(&key), Some((_, OfLate::Marked))) {
+        if of_late.get(&key).is_some_and(Heard::is_mark) {
             drop(of_late);
             self.push(Waiting::Perhaps(key, session));
         } else if of_late.len() < WAITING {
-            of_late.insert(key, (now, OfLate::Dropped(session)));
+            of_late.insert(key, Heard::new(now, OfLate::Dropped(session)));
         }
     }
 
     /// The session was written by this process; the marker may have been heard of before the answer.
     pub(super) fn held(&self, key: RecordKey, session: &Arc<Session>) {
-        let marked = matches!(self.of_late.lock().get(&key), Some((_, OfLate::Marked)));
+        let marked = self.of_late.lock().get(&key).is_some_and(Heard::is_mark);
         if marked {
             self.push(Waiting::Perhaps(key, Arc::clone(session)));
         }
@@ -110,10 +131,15 @@ impl Orphans {
             let mut of_late = self.of_late.lock();
             let before = of_late.remove(&key);
             if of_late.len() < WAITING {
-                of_late.insert(key, (now, OfLate::Marked));
+                of_late.insert(key, Heard::new(now, OfLate::Marked));
+            } else {
+                self.too_many();
             }
             match before {
-                Some((_, OfLate::Dropped(session))) => Some(session),
+                Some(Heard {
+                    what: OfLate::Dropped(session),
+                    ..
+                }) => Some(session),
                 _ => None,
             }
         };
@@ -123,11 +149,15 @@ impl Orphans {
         }
     }
 
-    /// Forgets what was heard a while ago.
+    /// Forgets what was heard a while ago, and was old already when this was called before: what would follow may still have to be
+    /// read by a process that was kept from running.
     pub(super) fn forget_old(&self, now: Instant) {
         let mut of_late = self.of_late.lock();
         if !of_late.is_empty() {
-            of_late.retain(|_, (at, _)| now.saturating_duration_since(*at) < MOMENT);
+            of_late.retain(|_, heard| {
+                let old = now.saturating_duration_since(heard.at) >= MOMENT;
+                !(old && std::mem::replace(&mut heard.old, old))
+            });
             of_late.shrink_to(SPARE);
         }
     }
@@ -164,8 +194,8 @@ impl Drop for Taken<'_> {
 /// As many as one user's sessions may be when all end at once.
 const WAITING: usize = 20_000;
 const LOGGED_EACH: u64 = 1000;
-/// Redis tells of all that one script did at once, and this process may be kept from hearing it.
-const MOMENT: Duration = Duration::from_secs(10);
+/// Redis tells of all that one script did at once.
+const MOMENT: Duration = Duration::from_secs(2);
 /// Room for dropped sessions that is kept.
 const SPARE: usize = 64;
 
@@ -242,14 +272,21 @@ mod tests {
             assert_eq!(waiting(&orphans), want, "{name}");
         }
 
-        let (orphans, key) = (Orphans::default(), SessionId::generate().record_key());
-        let now = Instant::now();
-        orphans.dropped(key, one(), now);
-        orphans.forget_old(later(now));
-        orphans.marked(key, None, later(now));
-        orphans.forget_old(later(later(now)));
-        orphans.held(key, &one());
-        assert_eq!(waiting(&orphans), 0, "too late");
-        assert!(orphans.of_late.lock().is_empty());
+        let (key, now) = (SessionId::generate().record_key(), Instant::now());
+        for (looks, want) in [(1, 1), (2, 0)] {
+            let orphans = Orphans::default();
+            orphans.dropped(key, one(), now);
+            for _ in 0..looks {
+                orphans.forget_old(later(now));
+            }
+            orphans.marked(key, None, later(now));
+            assert_eq!(waiting(&orphans), want, "looked at {looks} times");
+            for _ in 0..looks {
+                orphans.forget_old(later(later(now)));
+            }
+            orphans.held(key, &one());
+            assert_eq!(waiting(&orphans), want, "looked at {looks} times");
+            assert_eq!(orphans.of_late.lock().is_empty(), want == 0, "{looks}");
+        }
     }
 }

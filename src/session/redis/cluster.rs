@@ -19,7 +19,7 @@ use super::access::{Access, Place};
 use super::command::Command;
 use super::link::{Dialled, Link, LinkError, MAX_ATTEMPTS, Observer, Origin, Ready};
 use super::node::{Masters, Node};
-use crate::clock::{by, last_look};
+use crate::clock::by;
 use crate::metrics::Metrics;
 
 mod keeper;
@@ -279,7 +279,7 @@ impl Cluster {
         let answers = super::gather::gather(
             pings,
             Result::is_ok,
-            last_look(deadline).saturating_duration_since(Instant::now()),
+            deadline.saturating_duration_since(Instant::now()),
             Duration::ZERO,
         );
         let mut worst = LinkError::Unreachable;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::clock::by;
+use crate::clock::last_look;
 
-/// Whatever is answered within `limit`, but for the last look of [`by`]. After the first answer that is good enough only `grace`
+/// Whatever is answered within `limit`, but for a [`last_look`] at what had come by then. After the first answer that is good enough only `grace`
 /// is given to the others: they may know better, and they may be gone.
 pub(super) async fn gather<T>(
     asked: impl IntoIterator<Item = impl Future<Output = T>>,
@@ -19,39 +19,53 @@ pub(super) async fn gather<T>(
     let mut end = Instant::now() + limit;
     let mut answers = Vec::new();
     let mut found = false;
-    while let Some(Some(answer)) = by(end, asked.next()).await {
-        if !found && good(&answer) {
-            found = true;
-            end = end.min(Instant::now() + grace);
+    // Of all that were late, not of the first alone.
+    let mut looking = false;
+    loop {
+        match timeout_at(end, asked.next()).await {
+            Ok(Some(answer)) => {
+                if !found && good(&answer) {
+                    found = true;
+                    end = end.min(Instant::now() + grace);
+                }
+                answers.push(answer);
+            }
+            Err(_) if !looking => {
+                looking = true;
+                end = last_look(Instant::now());
+            }
+            Ok(None) | Err(_) => return answers,
         }
-        answers.push(answer);
     }
-    answers
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::last_look;
 
     #[tokio::test]
     async fn what_was_answered_while_the_process_was_frozen_is_heard() {
         let limit = Duration::from_millis(50);
-        // A connection's task brings the answer, and nothing runs while the only thread sleeps.
-        let (bring, brought) = tokio::sync::oneshot::channel();
-        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
-        tokio::spawn(async move {
-            let _ = woken.await;
-            tokio::task::yield_now().await;
-            let _ = bring.send(1);
+        // Connections' tasks bring the answers, one after the other, and nothing runs while the only thread sleeps.
+        let (wake, woken) = tokio::sync::watch::channel(false);
+        let asked = [1, 2, 3].map(|turns| {
+            let (bring, brought) = tokio::sync::oneshot::channel();
+            let mut woken = woken.clone();
+            tokio::spawn(async move {
+                let _ = woken.wait_for(|woken| *woken).await;
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                let _ = bring.send(turns);
+            });
+            brought
         });
-        let asked = [brought];
-        let mut answers = std::pin::pin!(gather(asked, |_| true, limit, limit));
+        let mut answers = std::pin::pin!(gather(asked, |_| true, limit, Duration::ZERO));
         assert!(futures_util::poll!(answers.as_mut()).is_pending());
         tokio::task::yield_now().await;
         std::thread::sleep(limit * 2);
-        let _ = wake.send(());
-        assert_eq!(answers.await, [Ok(1)]);
+        wake.send_replace(true);
+        assert_eq!(answers.await, [Ok(1), Ok(2), Ok(3)]);
     }
 
     #[tokio::test(start_paused = true)]

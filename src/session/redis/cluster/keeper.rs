@@ -24,13 +24,7 @@ impl Shared {
             let complete = match self.look(Instant::now() + ANSWER).await {
                 Ok(layout) => {
                     reported = false;
-                    let epoch = self.map.borrow().epoch;
-                    if older.may_take(epoch, layout.epoch) {
-                        self.adopt(&layout);
-                        layout.is_whole()
-                    } else {
-                        false
-                    }
+                    self.adopt(&layout, &mut older) && layout.is_whole()
                 }
                 Err(problem) => {
                     self.note_loss();
@@ -91,22 +85,21 @@ impl Shared {
         })
     }
 
-    /// Puts a layout in force.
-    fn adopt(&self, layout: &Layout) {
+    /// Puts a layout in force, unless it is another and older than the one that is. Whether it is in force now.
+    fn adopt(&self, layout: &Layout, older: &mut Older) -> bool {
         let links: Vec<Arc<Link>> = layout
             .masters
             .iter()
             .map_while(|place| self.link(place))
             .collect();
-        for link in &links {
-            link.supervise();
-        }
+        let newer = older.may_take(self.map.borrow().epoch, layout.epoch);
+        let mut same = false;
         let changed = self.map.send_if_modified(|map| {
-            let same = map.lost.is_none()
+            same = map.lost.is_none()
                 && map.slots == layout.slots
                 && map.links.len() == links.len()
                 && map.links.iter().zip(&links).all(|(a, b)| Arc::ptr_eq(a, b));
-            if !same {
+            if newer && !(same && map.epoch == layout.epoch) {
                 *map = Arc::new(Map {
                     links: links.clone(),
                     slots: layout.slots.clone(),
@@ -114,8 +107,14 @@ impl Shared {
                     lost: None,
                 });
             }
-            !same
+            newer && !same
         });
+        if !(newer || same) {
+            return false;
+        }
+        for link in &links {
+            link.supervise();
+        }
         if changed {
             info!(
                 masters = links.len(),
@@ -128,6 +127,7 @@ impl Shared {
         self.links.lock().retain(|place, Held { used, .. }| {
             masters.contains(place) || now.duration_since(*used) < KEPT
         });
+        true
     }
 
     /// Nothing is known; what was known stays, for want of better.
@@ -166,20 +166,24 @@ impl Shared {
     }
 }
 
-/// Counts looks in a row that found nothing but layouts older than the one in force. Where one node answers alone, it may be one
-/// that stood still and knows of no failover yet.
+/// Since when looks have found nothing but layouts older than the one in force. Where one node answers alone, it may be one that
+/// stood still and knows of no failover yet.
 #[derive(Default)]
-struct Older(u32);
+struct Older(Option<Instant>);
 
 impl Older {
     /// Whether what was found is taken in the place of what is in force.
     fn may_take(&mut self, in_force: u64, found: u64) -> bool {
         if found >= in_force {
-            self.0 = 0;
+            self.0 = None;
             return true;
         }
-        self.0 += 1;
-        self.0.is_multiple_of(MADE_ANEW)
+        let since = *self.0.get_or_insert_with(Instant::now);
+        let made_anew = since.elapsed() >= MADE_ANEW;
+        if made_anew {
+            self.0 = None;
+        }
+        made_anew
     }
 }
 
@@ -204,8 +208,9 @@ const GAP: Duration = Duration::from_millis(50);
 /// Connected masters that are asked in one look.
 const ASKED: usize = 3;
 const MAX_SEEDS: usize = 10;
-/// An older layout is taken when so many looks in a row brought no other: then the Cluster was made anew.
-const MADE_ANEW: u32 = 5;
+/// An older layout is taken when nothing else was found for so long: then the Cluster was made anew. Longer than nodes need to
+/// hear of a failover once they can.
+const MADE_ANEW: Duration = Duration::from_secs(5);
 /// How long other nodes may take once one has answered.
 const GRACE: Duration = Duration::from_millis(100);
 /// A link that is no master's is closed when it has not been used for so long.
@@ -215,19 +220,19 @@ const KEPT: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_older_layout_is_taken_only_when_nothing_else_is_found() {
+    #[tokio::test(start_paused = true)]
+    async fn an_older_layout_is_taken_only_when_nothing_else_is_found() {
         let mut older = Older::default();
         assert!(older.may_take(0, 7) && older.may_take(7, 7));
         for _ in 0..3 {
-            for _ in 1..MADE_ANEW {
+            for _ in 0..4 {
                 assert!(!older.may_take(7, 6), "somebody stood still");
+                sleep(MADE_ANEW / 5).await;
             }
-            assert!(older.may_take(7, 8), "as the others say");
+            assert!(older.may_take(7, 7), "as the others say");
         }
-        for _ in 1..MADE_ANEW {
-            assert!(!older.may_take(7, 1));
-        }
+        assert!(!older.may_take(7, 1));
+        sleep(MADE_ANEW).await;
         assert!(older.may_take(7, 1), "made anew");
         assert!(older.may_take(1, 2));
     }

@@ -46,26 +46,38 @@ mod tests {
     #[tokio::test]
     async fn what_was_answered_while_the_process_was_frozen_is_heard() {
         let limit = Duration::from_millis(50);
-        // Connections' tasks bring the answers, one after the other, and nothing runs while the only thread sleeps.
-        let (wake, woken) = tokio::sync::watch::channel(false);
-        let asked = [1, 2, 3].map(|turns| {
-            let (bring, brought) = tokio::sync::oneshot::channel();
-            let mut woken = woken.clone();
-            tokio::spawn(async move {
-                let _ = woken.wait_for(|woken| *woken).await;
-                for _ in 0..turns {
-                    tokio::task::yield_now().await;
-                }
-                let _ = bring.send(turns);
+        let heard = async || {
+            // Connections' tasks bring the answers, one after the other, and nothing runs while the only thread sleeps.
+            let (wake, woken) = tokio::sync::watch::channel(false);
+            let asked = [1, 2, 3].map(|turns| {
+                let (bring, brought) = tokio::sync::oneshot::channel();
+                let mut woken = woken.clone();
+                tokio::spawn(async move {
+                    let _ = woken.wait_for(|woken| *woken).await;
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                    let _ = bring.send(turns);
+                });
+                brought
             });
-            brought
-        });
-        let mut answers = std::pin::pin!(gather(asked, |_| true, limit, Duration::ZERO));
-        assert!(futures_util::poll!(answers.as_mut()).is_pending());
-        tokio::task::yield_now().await;
-        std::thread::sleep(limit * 2);
-        wake.send_replace(true);
-        assert_eq!(answers.await, [Ok(1), Ok(2), Ok(3)]);
+            let mut answers = std::pin::pin!(gather(asked, |_| true, limit, limit));
+            assert!(futures_util::poll!(answers.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+            std::thread::sleep(limit * 2);
+            wake.send_replace(true);
+            answers.await
+        };
+        // The last look is short: a machine may stand still during it, too, and does not each time.
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            let answers = heard().await;
+            if answers == [Ok(1), Ok(2), Ok(3)] {
+                return;
+            }
+            all.push(answers);
+        }
+        panic!("never all three: {all:?}");
     }
 
     #[tokio::test(start_paused = true)]
